@@ -111,11 +111,11 @@ def test_documents_are_cut_at_block_size() -> None:
 @pytest.mark.parametrize(
     ("docs", "message"),
     [
-        (["anna"], "holds one document: there is nothing to learn"),
-        (["anna", "anna "], "holds one document again and again"),
-        (["a", "aa", "aaa"], "all consist of one character, 'a'"),
+        (["anna"], "has only one entry"),
+        (["anna", "anna "], "has only one entry, repeated"),
+        (["a", "aa", "aaa"], "consist of only one character, 'a'"),
         ([], "is empty"),
-        (["", " "], "holds nothing but blank lines"),
+        (["", " "], "has only blank lines"),
     ],
 )
 def test_a_list_that_teaches_nothing(docs: list[str], message: str) -> None:
@@ -127,7 +127,7 @@ def test_wrong_settings() -> None:
     with pytest.raises(kamon.ConfigError, match="did you mean 'n_layer'"):
         kamon.train(["a", "b"], n_layers=2)
     with pytest.raises(
-        kamon.ConfigError, match="unknown engine 'gpu': there are native, scalar, torch"
+        kamon.ConfigError, match="unknown engine 'gpu'\nhint: choose from native, scalar, torch"
     ):
         kamon.train(["a", "b"], engine="gpu")
     model = kamon.train(["a", "b"], **TINY)

@@ -13,7 +13,7 @@ from kamon.errors import ConfigError
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_embd": 16, "n_head": 3}, "n_head could be 1 or 2 or 4"),
+        ({"n_embd": 16, "n_head": 3}, "set n_head to 1 or 2 or 4"),
         ({"n_layer": 0}, "n_layer must be 1 or more, not 0"),
         ({"n_embd": -16}, "n_embd must be 1 or more"),
         ({"block_size": 0}, "block_size must be 1 or more"),
@@ -37,8 +37,8 @@ from kamon.errors import ConfigError
         ({"temperature": math.nan}, "temperature must be 0 or more and finite, not nan"),
         ({"temperature": -0.5}, "temperature must be 0 or more"),
         ({"temperature": math.inf}, "temperature must be 0 or more and finite"),
-        ({"n_layers": 2}, "unknown setting 'n_layers': did you mean 'n_layer'?"),
-        ({"zzz": 2}, "unknown setting 'zzz'; known are n_layer"),
+        ({"n_layers": 2}, "unknown setting 'n_layers'\nhint: did you mean 'n_layer'?"),
+        ({"zzz": 2}, "unknown setting 'zzz'\nhint: choose from n_layer"),
         ({"vocab_size": 5}, "vocab_size cannot be set"),
     ],
 )
@@ -64,7 +64,7 @@ def test_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"n_layr = 2", "unknown setting 'n_layr' in {path}: did you mean 'n_layer'?"),
+        (b"n_layr = 2", "unknown setting 'n_layr' in {path}\nhint: did you mean 'n_layer'?"),
         (b"n_layer = ", "{path} is not valid TOML: "),
         (b"n_layer = 'two'", "n_layer must be a whole number, not 'two'"),
         (b"[model]\nn_layer = 2", "unknown setting 'model' in {path}"),

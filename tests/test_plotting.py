@@ -287,7 +287,7 @@ def test_nothing_is_overwritten_unasked(kamon: Kamon) -> None:
     done = kamon("plot", "m")
     assert (done.code, done.out) == (1, "")
     assert (
-        "m-plots/lengths.png already exists\nhint: choose another -o, or add --overwrite"
+        "m-plots/lengths.png already exists\nhint: choose another name with -o, or add --overwrite"
         in done.err
     )
     assert [path.read_text() for path in Path("m-plots").iterdir()] == ["mine"]
@@ -344,11 +344,11 @@ def tuples_as_lists(content: Any) -> Any:
         (["m", "-o", "link/new", "--overwrite"], 1, "is in the model's own directory"),
         (["m", "-o", "m/model.svg", "--kind=loss", "--overwrite"], 1, "the model's own directory"),
         (["m", "-o", "taken"], 1, "taken/loss.png is a directory"),
-        (["m", "-o", "file.txt"], 1, "file.txt is not a folder"),
+        (["m", "-o", "file.txt"], 1, "file.txt is not a directory"),
         (["m", "-o", "a\0b"], 1, "cannot write 'a\\x00b/loss.png'"),
         (["m", "--json", "-o", "x"], 2, "--json draws nothing"),
         (["m", "--json", "--overwrite"], 2, "--json draws nothing"),
-        (["none"], 1, "none does not exist"),
+        (["none"], 1, "no model at none"),
         ([], 2, "DIR"),
     ],
 )

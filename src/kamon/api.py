@@ -65,46 +65,44 @@ def train(
 ) -> Model:
     """Train a model on documents, or on a path, a built-in list or "-" as in `corpus.read`.
 
-    Repetitions are left out, and with hold_out a tenth of the documents, chosen by their content
-    (see split.py): the model is the one that did best on them, and training ends when that lies
-    far after. Of fewer than 100 different documents none is held out.
+    Kamon drops duplicates. With hold_out it sets aside a tenth of the documents as a validation
+    set, chosen by their content (see split.py). It keeps the checkpoint with the lowest validation
+    loss and stops early when the loss stops improving. A list of fewer than 100 unique documents
+    has no validation set.
 
-    size: tiny, small, medium, large or huge picks what `settings` leave open; "original" leaves
-    them at the defaults of Config, which are those of the original microGPT. budget: the time to
-    train, such as "10s" or a number of seconds, picks the size too; a busy machine takes longer.
-    Without either it is medium, or smaller for a short list; original by the scalar engine. Only a
-    budget's size and number of steps depend on the machine: they are in the model's config, and
-    given as settings make the same model again.
+    If torchrun starts several processes, each must call this with the same arguments. The first
+    one writes. A process that torchrun restarts resumes the training in `output`, if the settings
+    are the same.
 
-    mode: "text", of the settings, learns windows from random places of the text that the documents
-    are one after the other; a text file is then one document. If there are few documents, the
-    last tenth of each is held out. Its sizes and budgets are others than those of lists.
+    Args:
+        size: tiny, small, medium, large or huge sets what `settings` leave open. "original" leaves
+            them at the defaults of Config, which are those of the original microGPT. The default
+            is medium, or smaller for a short list, and original for the scalar engine.
+        budget: the time to train, such as "10s" or a number of seconds. It chooses the size and
+            the number of steps, which depend on the machine. The model's config has them, and
+            giving them as settings makes the same model again.
+        mode: one of the settings. "text" trains on windows from random places of the joined
+            documents, and a text file is one document. If there are few documents, the validation
+            set is the last tenth of each. Sizes and budgets differ from those of lists.
+        tokenizer: "char"; "bpe", trained on the training set, to vocab_size tokens; a file that
+            `kamon tokenizer train` wrote; or a tokenizer.
+        output: the model directory. Checkpoints are saved there during training and at its end, so
+            that `resume` can continue.
+        checkpoint_every: steps as a whole number, or a time with its unit such as "30s". By
+            default, saving takes at most 1% of the time. `resume` keeps this interval.
+        init_from: "base", the pretrained base that Kamon ships; "scratch", random parameters; or a
+            model or its directory, whose tokens are kept and extended. By default a list of up to
+            20,000 documents starts from the base, unless a size or a shape is given.
+        blend: mix the probabilities of the GPT with those of an n-gram of the list. The weight is
+            the best one for documents that neither was trained on. Models of a text or a packed
+            corpus, of the size "original" and of the scalar engine are not blended.
+        column, format, header: how to read a path or "-", see `corpus.read`.
+        settings: the fields of Config.
+        engine, dtype, threads, device, compile: see `make_engine`.
+        on_start: called once before the first step.
+        on_progress, should_stop: see `pretrain`.
 
-    tokenizer: "char"; "bpe", trained on what is learned, to vocab_size tokens; a file that `kamon
-    tokenizer train` wrote; or a tokenizer.
-
-    Of several processes that torchrun started each is to call this with the same arguments; the
-    first writes. One that torchrun starts again goes on with the training in `output`, if its
-    settings are these.
-
-    output: the model directory to write, in which the training is kept from time to time and at its
-    end, so that `resume` can go on with it. checkpoint_every: steps as a whole number, or a time
-    with its unit such as "30s"; by default so rarely that it takes a hundredth of the time or less.
-    `resume` keeps to it.
-
-    init_from: "base", the pretrained base that Kamon ships; "scratch", random parameters; or a
-    model or its directory, whose tokens are kept and added to. By default a list of up to 20,000
-    documents starts from the base, unless a size or a shape is named.
-
-    blend: mix the probabilities of the GPT with those of an n-gram of the list. The weight of each
-    is what is best for documents that neither has learned. Models of a text or a packed corpus, of
-    the size "original" and by the scalar engine are not blended.
-
-    column, format, header: how to read a path or "-", as of `corpus.read`.
-
-    settings: the fields of Config. engine, dtype, threads, device, compile: see `make_engine`.
-    on_start is called once before the first step; for on_progress and should_stop see
-    `pretrain`. Raises ConfigError, CorpusError, StoreError or TrainingError.
+    Raises: ConfigError, CorpusError, StoreError or TrainingError.
 
     >>> model = train(["anna", "hanna", "nora"], num_steps=3)
     >>> len(model.sample(5, seed=1)), model.metrics[0]["step"]
@@ -119,7 +117,9 @@ def train(
     options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and "num_steps" in settings:
-        raise ConfigError("a budget decides the number of steps: give it or num_steps, not both")
+        raise ConfigError(
+            "a budget decides the number of steps", "give budget or num_steps, not both"
+        )
     group = get_group()
     if output is not None and restarted() and group.any_rank(is_unfinished(output, settings)):
         return resume_run(options, spec, docs=docs, settings=settings)
@@ -160,15 +160,16 @@ def resume(
     should_stop: Callable[[], bool] | None = None,
     **settings: Any,
 ) -> Model:
-    """Resume a training that `train` kept, as if it had never been interrupted.
+    """Resume a training that `train` saved, as if it had never been interrupted.
 
-    Everything it needs is in its directory; of its generations the newest that verifies is taken,
-    with the same engine and dtype. Parameters, losses and samples are those of a training that was
-    not interrupted, bit for bit on the same kind of machine.
+    It uses the newest intact checkpoint in the directory, with the same engine and dtype. On the
+    same kind of machine the result is bit for bit that of an uninterrupted training.
 
-    extend: so many steps more than were planned, or after the last one of a training that is at
-    its end. docs and settings change nothing: they are compared, and a ConfigError says what
-    differs. For the other arguments and errors see `train`.
+    Args:
+        extend: more steps than were planned, or more steps after a finished training.
+        docs, settings: only compared. A difference raises ConfigError.
+
+    For the other arguments and errors see `train`.
     """
     extend = require_int("extend", extend, 0)
     callbacks = Callbacks(on_start, on_progress, should_stop)
@@ -216,7 +217,7 @@ def resume_run(
             training |= restore_validation(validation, checkpoint, setup, extend)
         setup.engine.load(state)
         if problems and options.callbacks.on_start is None:
-            warnings.warn(f"going on from {generation}: {problems[0]}", stacklevel=3)
+            warnings.warn(f"resuming from {generation}: {problems[0]}", stacklevel=3)
         session = TrainingSession(setup, validation, training, data.documents, metrics)
         return session.run(options, writer)
 
@@ -235,10 +236,13 @@ def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
     """Raise StoreError or ConfigError if `resume` cannot continue this run."""
     if checkpoint.state is None:
         raise StoreError(
-            f"{path} keeps nothing to go on with: start a new training from it (--from)"
+            f"{path} has no checkpoint to resume from",
+            f"start a new training from it with `kamon train LIST --from {path}`",
         )
     if kind := checkpoint.training.kind:
-        raise ConfigError(f"{path} is tuned by {kind}: `kamon {kind} --resume {path}` goes on")
+        raise ConfigError(
+            f"{path} was fine-tuned with {kind}", f"resume it with `kamon {kind} --resume {path}`"
+        )
 
 
 def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Config:
@@ -248,8 +252,8 @@ def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Con
     if finished and not extend:
         source = training.corpus.source
         raise ConfigError(
-            f"{path} is at its end, behind {done:,} steps on {source}: extend it by a number "
-            "of steps (--extend) to go on"
+            f"{path} has finished its {done:,} steps on {source}",
+            "train it for more steps with --extend STEPS",
         )
     if not extend:
         return config

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from kamon.errors import ConfigError
+from kamon.errors import HINT, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,8 +92,8 @@ class Config:
             divisors = {1, self.n_embd, *(n for n in around if self.n_embd % n == 0)}
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.n_head))[:3])
             raise ConfigError(
-                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: "
-                f"n_head could be {' or '.join(map(str, near))}"
+                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}",
+                f"set n_head to {' or '.join(map(str, near))}",
             )
         for name in ("learning_rate", "eps_adam"):
             if not 0 < getattr(self, name) < math.inf:
@@ -110,8 +110,8 @@ class Config:
                 raise ConfigError(f"{name} must be 0 or more and finite, not {getattr(self, name)}")
         if self.min_lr > self.learning_rate:
             raise ConfigError(
-                f"min_lr {self.min_lr:g} is above the learning_rate {self.learning_rate:g}, "
-                "which falls to it"
+                f"min_lr {self.min_lr:g} is above learning_rate {self.learning_rate:g}",
+                "min_lr is the final learning rate: lower it",
             )
 
     @property
@@ -163,7 +163,7 @@ def require_float(name: str, value: Any) -> float:
             raise TypeError
         return float(value)
     except OverflowError:
-        raise ConfigError(f"{name} must be a number that a float can hold") from None
+        raise ConfigError(f"{name} is too large for a float") from None
     except (TypeError, ValueError):
         raise ConfigError(f"{name} must be a number, not {reprlib.repr(value)}") from None
 
@@ -199,7 +199,8 @@ def check_names(settings: Mapping[str, Any], where: str = "") -> None:
     for name in settings:
         if name == "vocab_size":
             raise ConfigError(
-                f"vocab_size{where} cannot be set: it is the tokenizer's number of tokens"
+                f"vocab_size{where} cannot be set",
+                "it is the number of tokens of the tokenizer",
             )
         if name not in names:
             raise ConfigError(f"unknown setting {name!r}{where}{suggestion(name, names)}")
@@ -227,9 +228,11 @@ def read_settings(path: "str | Path") -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None
+        raise ConfigError(f"{path} is not UTF-8 text", "save the file as UTF-8") from None
     if len(text) > MAX_FILE:
-        raise ConfigError(f"{path} has more than {MAX_FILE:,} characters: those are no settings")
+        raise ConfigError(
+            f"{path} has more than {MAX_FILE:,} characters", "give a TOML file of settings"
+        )
     try:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -246,15 +249,15 @@ def read_settings(path: "str | Path") -> dict[str, Any]:
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """ ": did you mean …?" with the nearest known word, or the list of them all."""
+    """The hint "did you mean …?" with the nearest known word, or one that lists all of them."""
     import difflib
 
     near = difflib.get_close_matches(word, known, n=1)
-    return f": did you mean {near[0]!r}?" if near else f"; known are {listed(known)}"
+    return f"{HINT}did you mean {near[0]!r}?" if near else f"{HINT}choose from {listed(known)}"
 
 
 def listed(words: Collection[str]) -> str:
-    """Words for a sentence: not so many of them, and of each not so much, that it has no end.
+    """Return the words separated by commas, with long words and long lists shortened.
 
     >>> listed(["anna", "nora"]), listed(["c"] * 50)[-16:]
     ('anna, nora', 'c, c and 20 more')
@@ -270,4 +273,4 @@ def compile_regex(regex: str, name: str = "regex") -> re.Pattern[str]:
             warnings.simplefilter("ignore")
             return re.compile(regex)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{name} {regex!r} does not compile: {error}") from None
+        raise ConfigError(f"{name} {regex!r} is not a valid regular expression: {error}") from None

@@ -34,11 +34,13 @@ from kamon.tokenizers.base import Tokenizer
 class Model:
     """A trained model: `sample` new documents, `save` it.
 
-    metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss of some;
-    training: what it was trained on, with which engine, and how far.
+    Several threads may use one model at a time. A model can be copied and pickled. It is equal
+    only to itself.
 
-    Several threads may use one model: each gets what it would get by itself. It can be copied, and
-    sent to another process by pickle; it equals no model but itself.
+    Attributes:
+        metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss (the
+            validation loss) of some.
+        training: the data, the engine and the progress of the training.
     """
 
     config: Config
@@ -54,8 +56,7 @@ class Model:
 
     @cached_property
     def docs(self) -> Documents:
-        """The different documents of its list: those learned from, and those held out; none of a
-        packed corpus."""
+        """The unique documents of its training and validation sets. Empty for a packed corpus."""
         if self.training.corpus.packed:
             return Documents.of([])
         if isinstance(self.documents, Documents):
@@ -81,18 +82,20 @@ class Model:
         return replace(self, training=self.training.without_blend())
 
     def parts(self) -> tuple[Documents, Documents]:
-        """(learned, held out) of its documents, as in training."""
+        """Return the training set and the validation set of its documents."""
         return self.training.divide(self.docs, self.config.mode)
 
     @property
     def writes_text(self) -> bool:
-        """Whether it has learned a text, which has no end, and not documents."""
+        """Whether it was trained on a text, which has no end, and not on documents."""
         return self.config.mode == "text"
 
     def check_documents(self, what: str) -> None:
-        """ConfigError where this is a model of text; what: that needs documents, with their end."""
+        """Raise ConfigError for a model of a text. `what` needs documents, which have an end."""
         if self.writes_text:
-            raise ConfigError(f"{what}, which have an end, and this model has learned a text")
+            raise ConfigError(
+                f"{what}, and this model was trained on a text", "use a model of a list"
+            )
 
     @property
     def num_params(self) -> int:
@@ -106,15 +109,16 @@ class Model:
         seed: int | None = None,
         **conditions: Any,
     ) -> list[str]:
-        """n new documents. Sample i depends on (seed, i) and the model alone, not on n.
+        """Sample n documents. Sample i depends only on the seed, i and the model, not on n.
 
-        By default the temperature and seed of the Config; temperature 0 takes the most likely token
-        each
-        time. A document as long as block_size is one that the model did not end.
+        A document as long as block_size is one that the model did not end.
 
-        conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6,
-        novel=True; of a model of text, length in tokens (500). Where too few documents fulfil
-        them, there are fewer than n samples.
+        Args:
+            temperature: by default that of the Config. 0 takes the most likely token each time.
+            seed: by default that of the Config.
+            conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6 or
+                novel=True. For a model of a text: length in tokens (500). If too few documents
+                satisfy the conditions, there are fewer than n samples.
         """
         return self.generate(n, temperature=temperature, seed=seed, **conditions).texts
 
@@ -127,9 +131,9 @@ class Model:
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Any,
     ) -> SampleResult:
-        """What `sample` returns, with each sample's number and how many were looked at.
+        """Return the samples of `sample`, their numbers, and how many samples were tried.
 
-        should_stop: of documents under conditions, see `kamon.generation.constraints.find`.
+        should_stop: ends a search under conditions, see `kamon.generation.constraints.find`.
         """
         n = require_int("the number of samples", n, 0)
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
@@ -138,8 +142,9 @@ class Model:
         chosen = make_constraints(conditions)
         if chosen.novel and self.training.corpus.packed:
             raise ConfigError(
-                "the model does not keep the documents of its packed corpus, so it cannot tell "
-                "which samples are new: leave out novel"
+                "a model of a packed corpus does not store its documents, so it cannot check "
+                "whether samples are novel",
+                "leave out novel",
             )
         if self.writes_text:
             from kamon.generation.text import sample_continuations
@@ -152,14 +157,14 @@ class Model:
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model directory. StoreError where the path is taken or cannot be written."""
+        """Write the model directory. StoreError if the path exists or cannot be written."""
         model_dir.save(
             path, to_checkpoint(self, self.engine.state()["params"]), overwrite=overwrite
         )
 
 
 def to_checkpoint(model: Model, params: array[float], state: State | None = None) -> Checkpoint:
-    """What is kept of a model with these parameters; with `state`, its training can go on."""
+    """Return what is stored of a model. With `state`, its training can be resumed."""
     return Checkpoint(
         *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
         state,
@@ -167,9 +172,9 @@ def to_checkpoint(model: Model, params: array[float], state: State | None = None
 
 
 def as_model(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
-    """The model itself, or the one in this directory. ConfigError for what is neither.
+    """Return a model, loaded if it is given as a directory. ConfigError for anything else.
 
-    how: of `load`.
+    how: the other arguments of `load`.
     """
     if isinstance(model, str | PathLike):
         return load(model, **how)
@@ -187,9 +192,9 @@ def load(
     device: str | None = None,
     compile: bool = False,
 ) -> Model:
-    """The model that `Model.save` or `kamon train -o` wrote.
+    """Load a model that `Model.save` or `kamon train -o` wrote.
 
-    StoreError if it is not there or damaged.
+    Raises StoreError if the model is missing or damaged.
     """
     stored = get_group().run_on_all(partial(model_dir.load, path))
     made = make_engine(
@@ -198,7 +203,7 @@ def load(
     made.load(initial_state(stored.params))
     if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
         raise StoreError(
-            f"{path} cannot be used: its parameters are too large to compute with in {made.dtype}"
+            f"the parameters of {path} are too large for {made.dtype}", "use --dtype float64"
         )
     return Model(
         *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)

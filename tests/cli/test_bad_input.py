@@ -105,18 +105,18 @@ STRANGE: dict[str, tuple[bytes, list[str]]] = {  # and the documents in them
 
 BAD_TEXT = {
     "empty.txt": (b"", "empty.txt is empty"),
-    "blank.txt": (b"\n\n  \n\t\n", "blank.txt holds nothing but blank lines"),
+    "blank.txt": (b"\n\n  \n\t\n", "blank.txt has only blank lines"),
     "mark-only.txt": (b"\xef\xbb\xbf", "mark-only.txt is empty"),
     "nul.txt": (b"ab\nb\0a\n", "nul.txt, line 2 has a NUL byte at byte 2"),
     "latin.txt": (b"ab\nb\xe9a\n", "latin.txt, line 2 is not UTF-8: byte 2 of it is 0xe9"),
-    "cp1252.txt": (b"\x80uro\n", "convert the file, as in `iconv -f cp1252 -t utf-8`"),
-    "utf16-half.txt": (b"\xfe\xff\0a\0", "utf16-half.txt, line 1 is not UTF-16, though the file"),
-    "utf16-nul.txt": (b"\xff\xfe\0\0", "line 1 has a NUL character, though the file begins with"),
+    "cp1252.txt": (b"\x80uro\n", "convert the file, such as with `iconv -f cp1252 -t utf-8`"),
+    "utf16-half.txt": (b"\xfe\xff\0a\0", "utf16-half.txt, line 1 is not UTF-16, although the file"),
+    "utf16-nul.txt": (b"\xff\xfe\0\0", "line 1 has a NUL character, although the file begins with"),
     "brands.xlsx": (
         b"PK\x03\x04\x14\0\x08",
         "brands.xlsx is a spreadsheet or an archive, not text",
     ),
-    "brands.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1", "not text: save it as CSV (UTF-8)"),
+    "brands.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1", "save it as CSV (UTF-8)"),
     "surrogate.txt": (b"ab\n\xed\xa0\x80\n", "surrogate.txt, line 2 is not UTF-8: byte 1"),
     "new\nempty.txt": (b"", r"new\nempty.txt is empty"),
     "\x1b[31m.txt": (b"", r"\x1b[31m.txt is empty"),
@@ -125,8 +125,8 @@ BAD_TEXT = {
 
 BAD_TABLES = {
     "number.jsonl": (b'{"text":"a"}\n{"text":3}\n', "line 2 has something else than text"),
-    "null.jsonl": (b'{"text":null}\n', "line 1 has something else than text under 'text'"),
-    "array.jsonl": (b"[1]\n", "line 1 is no JSON object"),
+    "null.jsonl": (b'{"text":null}\n', "line 1: the value of 'text' is not text"),
+    "array.jsonl": (b"[1]\n", "line 1 is not a JSON object"),
     "surrogate.jsonl": (b'{"text":"a\\ud800b"}\n', "a lone surrogate (U+D800) at character 2"),
     "nul.jsonl": (b'{"text":"a\\u0000"}\n', "line 1 has a NUL at character 2"),
     "deep.jsonl": (
@@ -134,29 +134,29 @@ BAD_TABLES = {
         "line 1 is not valid JSON: it is nested too deeply",
     ),
     "digits.jsonl": (b'{"text":' + b"9" * 9999 + b"}", "valid JSON: a number has too many digits"),
-    "keys.jsonl": (b'{"a\\nb\\u001b":"x"}\n', r"its keys: a\nb\x1b"),
+    "keys.jsonl": (b'{"a\\nb\\u001b":"x"}\n', r"--column: a\nb\x1b"),
     "many-keys.jsonl": (
         b"{" + b",".join(b'"k%d":1' % i for i in range(5000)) + b"}",
         "k29 and 4,970 more",
     ),
-    "ragged.csv": (b"id,name\n1,a\n\n2\n", "line 4 has 1 cell: none for 'name'"),
+    "ragged.csv": (b"id,name\n1,a\n\n2\n", "line 4 has only 1 cell, not column 2, 'name'"),
     "quote.csv": (
         b'name,id\na,1\n"b,2\nc,3\nd,4\n',
-        "quote.csv, line 3 is not valid CSV: a quote that is opened there never ends",
+        "quote.csv, line 3 is not valid CSV: a quote that opens there is never closed",
     ),
     "inside.csv": (b'name,id\n"a\nb"c,2\n', "line 3 is not valid CSV: "),
     "twice.csv": (b"name,name\na,b\n", "more than one column 'name'"),
     "none.csv": (b"", "none.csv is empty"),
-    "no-name.csv": (b"nam;id\nab;1\n", "no column 'name': did you mean 'nam'?"),
-    "table.jsonl": (b"name;id\n", "line 1 is not valid JSON: Expecting value; each line is an ob"),
+    "no-name.csv": (b"nam;id\nab;1\n", "no column 'name'\nhint: did you mean 'nam'?"),
+    "table.jsonl": (b"name;id\n", "line 1 is not valid JSON: Expecting value"),
     "wide-no.csv": (b",".join(b"c%d" % i for i in range(9999)), "c29 and 9,969 more"),
 }
 
 NO_FILES = [
-    ("missing.txt", "there is no file missing.txt"),
-    ("", "there is no file with an empty name"),
-    (".", ". is a directory: name a file in it"),
-    ("M", "M is a directory: name a file in it"),
+    ("missing.txt", "no file missing.txt"),
+    ("", "the file name is empty"),
+    (".", ". is a directory"),
+    ("M", "M is a directory"),
     ("two.txt/x", "cannot read two.txt/x: Not a directory"),
     ("a\0b", r"cannot read 'a\x00b': embedded null byte"),
     ("x" * 300, "File name too long"),
@@ -340,10 +340,10 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"anna\n", "holds one document: there is nothing to learn but to repeat it"),
-        (b"anna\nanna\n", "holds one document again and again"),
+        (b"anna\n", "has only one entry"),
+        (b"anna\nanna\n", "has only one entry, repeated"),
         (b"ab" * 500_000, "holds one document"),
-        (b"a\naa\n", "all consist of one character, 'a'"),
+        (b"a\naa\n", "consist of only one character, 'a'"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "ngram"])
@@ -421,7 +421,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sample M --suffix n\u0316", 1, r"character '\u0316' (U+0316), number 2"),
     ("sample M --contains 🇩🇪", 1, "character '🇩' (U+1F1E9)"),
     ("sample M --prefix -a", 2, "--prefix needs a value\nhint: write --prefix=-…"),
-    ("sample M --regex (", 2, "regex '(' does not compile"),
+    ("sample M --regex (", 2, "regex '(' is not a valid regular expression"),
     ("sample M --regex a{99999999999}", 2, "the repetition number is too large"),
     ("sample M -n -1", 2, "number of samples must be 0 or more, not -1"),
     ("sample M -n 1.5", 2, "must be a whole number, not '1.5'"),
@@ -452,9 +452,9 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train two.txt -o new --threads 100000", 2, "threads must be from 1 to 1,024"),
     ("sample M --engine gpu", 2, "invalid choice: 'gpu'"),
     ("sample M --engine scalar --dtype float32", 2, "computes in float64 alone"),
-    ("sample M --engine native --dtype bfloat16", 2, "bfloat16 is for the torch engine"),
-    ("sample M --engine native --device cuda", 2, "device cuda is for the torch engine"),
-    ("sample M --engine scalar --compile", 2, "compile is for the torch engine"),
+    ("sample M --engine native --dtype bfloat16", 2, "bfloat16 needs the torch engine"),
+    ("sample M --engine native --device cuda", 2, "device cuda needs the torch engine"),
+    ("sample M --engine scalar --compile", 2, "compile needs the torch engine"),
     ("sample M --device tpu", 2, "--device"),
     ("sample M N", 2, 'unexpected argument "N"'),
     ("sample", 2, "DIR"),
@@ -498,12 +498,12 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score M two.txt --column x", 2, "is read as text, which has no columns"),
     ("score M two.txt --format xml", 2, "invalid choice: 'xml'"),
     ("score M mark.csv", 2, "mark.csv has the columns name, id: choose one with --column"),
-    ("score M mark.csv --column x", 2, "mark.csv has no column 'x'; known are name, id"),
-    ("score M keys.jsonl", 1, "keys.jsonl, line 1 has no text under 'text'; its keys: "),
+    ("score M mark.csv --column x", 2, "mark.csv has no column 'x'\nhint: choose from name, id"),
+    ("score M keys.jsonl", 1, "keys.jsonl, line 1 has no key 'text'"),
     ("score M hebrew.txt --unknown drop", 2, "invalid choice: 'drop'"),
     ("score M hebrew.txt", 1, "hint: --unknown zero gives such lines probability 0, skip"),
     ("dpo M semicolons.csv -o new", 1, '; pairs are JSON lines such as {"chosen": "…", "rejected"'),
-    ("reward M two.txt -o new", 1, "two.txt, line 1 is not valid JSON: Expecting value; pairs are"),
+    ("reward M two.txt -o new", 1, "two.txt, line 1 is not valid JSON: Expecting value"),
     (
         "sft M two.txt -o new",
         1,
@@ -530,8 +530,8 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("plot M --text é --json", 1, "character 'é'"),
     ("plot M --text abcdef --json", 2, "the text has 6 characters"),
     ("plot M --kind heads", 2, "invalid choice: 'heads'"),
-    ("plot M -o two.txt", 1, "two.txt is not a folder"),
-    ("plot M -o two.txt/x", 1, "two.txt is not a folder"),
+    ("plot M -o two.txt", 1, "two.txt is not a directory"),
+    ("plot M -o two.txt/x", 1, "two.txt is not a directory"),
     ("plot M --kind loss -o M/x.png", 1, "is in the model's own directory"),
     ("plot M --json -o x", 2, "--json writes no plots"),
     ("export M", 2, "missing -o/--output"),
@@ -542,7 +542,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("export M -o x.gguf --format gguf", 2, "invalid choice: 'gguf'"),
     ("export M -o other --format json", 1, "other is a directory"),
     ("export M -o two.txt --format python", 1, "two.txt already exists"),
-    ("export M -o two.txt/x.py --overwrite", 1, "two.txt is not a folder"),
+    ("export M -o two.txt/x.py --overwrite", 1, "two.txt is not a directory"),
     ("export M -o M/x.json", 1, "is in the model's own directory"),
     (f"export M -o {FULL} --format python --overwrite", 1, "/dev/full is not a file"),
     (["export", "M", "-o", "a\0.py"], 1, r"cannot write 'a\x00.py': embedded null byte"),
@@ -550,7 +550,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("export M -o x.py --engine scalar", 2, "unknown option --engine"),
     ("clean two.txt --min-len -1", 2, "min_len must be 0 or more"),
     ("clean two.txt --min-len 9 --max-len 5", 2, "max_len must be 9 or more, not 5"),
-    ("clean two.txt --keep-regex (", 2, "keep_regex '(' does not compile"),
+    ("clean two.txt --keep-regex (", 2, "keep_regex '(' is not a valid regular expression"),
     ("clean two.txt --drop-regex .", 1, "nothing of two.txt is left"),
     ("clean two.txt --near 74", 2, "near must be from 75 to 100"),
     ("clean two.txt --near nan", 2, "must be a whole number"),
@@ -559,14 +559,14 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("clean - --drop-words -", 2, TWICE),
     ("clean two.txt -o two.txt --overwrite", 2, "is the input, which is never overwritten"),
     ("clean two.txt -o other", 1, "other is a directory"),
-    ("clean two.txt -o none/x", 1, "its folder does not exist"),
+    ("clean two.txt -o none/x", 1, "its directory does not exist"),
     (f"clean two.txt -o {FULL}", 1, "is not a file"),
     ("clean", 2, "INPUT"),
     ("train two.txt -o two.txt", 1, "two.txt is not a directory"),
     ("train two.txt -o .", 1, ". is the current directory"),
-    ("train two.txt -o other", 1, "other holds something else than a model"),
-    ("train two.txt -o M", 1, "M holds a model already"),
-    ("train two.txt -o M/sub", 1, "M/sub would lie in another model"),
+    ("train two.txt -o other", 1, "other contains something other than a model"),
+    ("train two.txt -o M", 1, "M already contains a model"),
+    ("train two.txt -o M/sub", 1, "M/sub is inside another model"),
     (f"train two.txt -o {FULL}", 1, "is not a directory"),
     ("train two.txt -o two.txt/x", 1, "cannot write two.txt/x: Not a directory"),
     (["train", "two.txt", "-o", "a\0b"], 1, "embedded null byte"),
@@ -575,17 +575,17 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train two.txt -o new --budget nan", 2, "must be a time"),
     ("train two.txt -o new --budget=-1s", 2, "must be a time"),
     ("train two.txt -o new --budget 31d", 2, "must be a time"),
-    ("train two.txt -o new --budget 1s --num-steps 3", 2, "give it or num_steps, not both"),
+    ("train two.txt -o new --budget 1s --num-steps 3", 2, "give budget or num_steps, not both"),
     ("train two.txt -o new --size big", 2, "unknown size 'big'"),
     ("train two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
-    ("train two.txt -o new --format csv --column x", 2, "no column 'x'; known are ab"),
+    ("train two.txt -o new --format csv --column x", 2, "no column 'x'\nhint: choose from ab"),
     ("train two.txt -o new --column x", 2, "which has no columns"),
-    ("train two.txt -o new --column 1", 2, "such as --format csv; and --no-header if the first"),
-    ("train two.txt -o new --no-header", 2, "which has no header: leave out --no-header"),
+    ("train two.txt -o new --column 1", 2, "such as --format csv, and --no-header if the first"),
+    ("train two.txt -o new --no-header", 2, "which has no header row"),
     ("train names -o new --no-header", 2, "the built-in list names has no columns"),
-    ("train mark.csv -o new --no-header --column name", 2, "they are numbered, from 1 to 2"),
-    ("train mark.csv -o new --column 3", 2, "no column '3'; known are name, id"),
-    ("sample M --column 1", 2, "--no-header need the FILE of --exclude, and there is none"),
+    ("train mark.csv -o new --no-header --column name", 2, "give a number from 1 to 2"),
+    ("train mark.csv -o new --column 3", 2, "no column '3'\nhint: choose from name, id"),
+    ("sample M --column 1", 2, "say how to read the FILE of --exclude, and there is none"),
     ("train two.txt -o new --config .", 2, "cannot read .: Is a directory"),
     ("train two.txt -o new --config /dev/zero", 2, "/dev/zero has more than 1,048,576 characters"),
     (["train", "two.txt", "-o", "new", "--config", ""], 2, "cannot read : No such file"),
@@ -597,26 +597,26 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack two.txt", 2, "missing -o/--output"),
     ("pack -o new", 2, "INPUT"),
     ("pack - -o new", 2, "standard input cannot be packed"),
-    ("pack two.txt -o two.txt", 2, "would lie in the input two.txt"),
+    ("pack two.txt -o two.txt", 2, "is inside the input two.txt"),
     ("pack two.txt -o .", 2, "the input two.txt lies in ."),
-    ("pack two.txt -o other", 1, "other holds something else than shards"),
-    ("pack two.txt -o M --overwrite", 1, "M holds something else than shards"),
-    ("pack two.txt -o M/sub", 1, "M/sub would lie in a model"),
+    ("pack two.txt -o other", 1, "other contains something other than shards"),
+    ("pack two.txt -o M --overwrite", 1, "M contains something other than shards"),
+    ("pack two.txt -o M/sub", 1, "M/sub is inside a model"),
     (f"pack two.txt -o {FULL}", 1, "is not a directory"),
     ("pack two.txt -o hebrew.txt/x", 1, "Not a directory"),
     (["pack", "two.txt", "-o", "a\0b"], 1, "embedded null byte"),
     (["pack", "two.txt", "-o", "x" * 300], 1, "File name too long"),
-    (["pack", "two.txt", "-o", ""], 1, "an empty name is no new directory"),
-    ("pack other -o other/new", 2, "would lie in the input other"),
-    ("pack void -o new", 1, "void is a directory without files"),
+    (["pack", "two.txt", "-o", ""], 1, "the output name is empty"),
+    ("pack other -o other/new", 2, "is inside the input other"),
+    ("pack void -o new", 1, "void is an empty directory"),
     ("pack two.txt two.txt -o new", 2, "two.txt is packed already"),
     ("pack two.txt -o new --mode lines", 2, "invalid choice: 'lines'"),
     ("pack two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
     ("pack two.txt -o new --column x", 2, "which has no columns"),
-    ("pack two.txt -o new --format csv --column x", 2, "no column 'x'; known are ab"),
+    ("pack two.txt -o new --format csv --column x", 2, "no column 'x'\nhint: choose from ab"),
     ("pack two.txt -o new --tokenizer words", 2, "cannot read the tokenizer words"),
-    ("pack two.txt -o new --tokenizer hebrew.txt", 2, "hebrew.txt is no tokenizer"),
-    ("pack two.txt -o new --tokenizer void", 1, "void is not a model directory"),
+    ("pack two.txt -o new --tokenizer hebrew.txt", 2, "hebrew.txt is not a tokenizer"),
+    ("pack two.txt -o new --tokenizer void", 1, "no model in void"),
     ("pack two.txt -o new --vocab-size 300", 2, "is of --tokenizer bpe alone"),
     ("pack two.txt -o new --tokenizer bpe --vocab-size 256", 2, "vocab_size must be from 257"),
     (f"pack two.txt -o new --tokenizer bpe --vocab-size {HUGE}", 2, "vocab_size must be from"),
@@ -627,9 +627,9 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sft M", 2, "missing DATA"),
     ("sft M none.jsonl -o new", 1, "there is no file none.jsonl"),
     ("sft M instruction -o new", 1, "did you mean 'instructions'?"),
-    ("sft none two.txt -o new", 1, "none does not exist"),
+    ("sft none two.txt -o new", 1, "no model at none"),
     ("sft M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
-    ("sft M number.jsonl -o new", 1, "line 1 has no text under 'prompt'; its keys: text"),
+    ("sft M number.jsonl -o new", 1, "line 1 has no key 'prompt'"),
     ("sft M array.jsonl -o new", 1, 'no JSON object such as {"prompt": "…", "completion": "…"}'),
     ("sft M empty.txt -o new", 1, "empty.txt is empty"),
     ("sft M blank.txt -o new", 1, "blank.txt has only blank lines"),
@@ -639,11 +639,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sft M instructions -o new --base-share 1", 2, "base_share must be from 0 to below 1"),
     ("sft M instructions -o new --base-share nan", 2, "base_share must be from 0 to below 1"),
     ("sft M instructions -o new --block-size 3", 2, "block_size 3 is too small"),
-    ("sft --resume none", 1, "none does not exist"),
-    ("sample M --prompt a", 2, "the model knows no prompts"),
-    ("serve none --no-browser", 1, "none does not exist"),
-    ("serve M two.txt --no-browser", 1, "two.txt is not a model directory but a file"),
-    ("serve M --no-browser --host example.org", 2, "--host must be an IP address"),
+    ("sft --resume none", 1, "no model at none"),
+    ("sample M --prompt a", 2, "the model does not follow prompts"),
+    ("serve none --no-browser", 1, "no model at none"),
+    ("serve M two.txt --no-browser", 1, "two.txt is a file, not a model directory"),
+    ("serve M --no-browser --host example.org", 2, "--host takes the number of an address"),
     ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
     (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
     ("serve M --no-browser --port x", 2, "must be a whole number"),
@@ -651,7 +651,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("serve M --no-browser --budget 3", 2, "--budget is only for a start without DIR"),
     (["serve", "M", "--no-browser", "--save-to", ""], 2, "need a name, not an empty one"),
     ("inspect", 2, "name the DIR of a model"),
-    ("inspect other", 1, "it has no generation of a model"),
+    ("inspect other", 1, "no model in "),
     ("inspect --positions", 2, "name the DIR of a model"),
     ("inspect M --positions --engine", 2, "exclude each other"),
     (["complete", "B", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
@@ -672,14 +672,10 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
     (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
     ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
-    (
-        "tokenizer train two.txt -o two.txt --overwrite",
-        1,
-        "is the input, which is never overwritten",
-    ),
+    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
     ("tokenizer train two.txt -o bom.txt", 1, "bom.txt already exists"),
     ("tokenizer train two.txt -o other", 1, "other is a directory"),
-    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: its folder does not exist"),
+    ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: its directory does not exist"),
     ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
     (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
     (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': the name is empty"),
@@ -689,10 +685,10 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer encode M two.txt -o x", 2, "are for `kamon tokenizer train`"),
     ("tokenizer encode none two.txt", 2, "cannot read the tokenizer none: No such file"),
     (["tokenizer", "encode", "a\0b", "two.txt"], 2, r"cannot read the tokenizer 'a\x00b'"),
-    ("tokenizer encode two.txt two.txt", 2, "two.txt is no tokenizer: not valid JSON"),
+    ("tokenizer encode two.txt two.txt", 2, "two.txt is not a tokenizer: not valid JSON"),
     ("tokenizer encode latin.txt two.txt", 2, "'latin.txt': it is not UTF-8"),
     ("tokenizer encode /dev/zero two.txt", 2, "/dev/zero has more than 16,777,216 bytes"),
-    ("tokenizer encode other two.txt", 1, "it has no generation of a model"),
+    ("tokenizer encode other two.txt", 1, "no model in "),
     ("tokenizer encode M hebrew.txt", 1, "character 'ש' (U+05E9), number 1"),
     ("tokenizer decode M two.txt", 1, "two.txt, line 1: 'ab' is no token: they are numbers from 0"),
     ("tokenizer decode M utf16-nul.txt", 1, "though the file begins with the mark of UTF-16"),
@@ -738,11 +734,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (f"dpo M common -o new --seed {HUGE**2}", 2, "seed must be below 2**128"),
     ("dpo M --prefer len<=2 -o new --batch-size 0", 2, "batch_size must be 1 or more"),
     ("dpo M --prefer len<=2 -o new --learning-rate 0", 2, "learning_rate must be above 0"),
-    ("dpo void common -o new", 1, "void is not a model directory"),
-    ("dpo --resume M --beta 1", 2, "--beta cannot be changed when resuming"),
+    ("dpo void common -o new", 1, "no model in void"),
+    ("dpo --resume M --beta 1", 2, "--beta cannot be changed where a tuning goes on"),
     ("rate", 2, "DIR"),
-    ("rate void -o new", 1, "void is not a model directory"),
-    ("rate M -o M", 1, "M holds a model already"),
+    ("rate void -o new", 1, "no model in void"),
+    ("rate M -o M", 1, "M already contains a model"),
     ("rate M -o new --every 0", 2, "every must be 1 or more, not 0"),
     ("rate M -o new --prefs two.txt", 1, "two.txt, line 1 is not valid JSON"),
     ("rate M -o new --prefs other", 1, "cannot write other: Is a directory"),
@@ -751,7 +747,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("compare M", 2, "missing TUNED"),
     ("compare M M", 2, "M is given more than once"),
     ("compare M ./M/", 2, "M is given more than once"),
-    ("compare M two.txt", 1, "two.txt is not a model directory but a file"),
+    ("compare M two.txt", 1, "two.txt is a file, not a model directory"),
     ("compare M B -n 1", 2, "number of samples to compare must be 2 or more, not 1"),
     (f"compare M B -n {HUGE}", 2, "ask for fewer at a time"),
     (f"compare M B --seed {HUGE**2}", 2, "seed must be below 2**128"),
@@ -761,18 +757,18 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("compare M B --prefer len>1 -o x.jpg", 2, "'x.jpg' must end in .png or .svg"),
     (["compare", "M", "B", "--prefer", "len>1", "-o", ""], 2, "'' must end in .png or .svg"),
     ("compare M B --prefer len>1 -o B/x.png", 1, "is in the model's own directory"),
-    ("compare M B --prefer len>1 -o two.txt/x.png", 1, "two.txt is not a folder"),
+    ("compare M B --prefer len>1 -o two.txt/x.png", 1, "two.txt is not a directory"),
     (["compare", "M", "B", "--prefer", "len >"], 2, "the rule 'len >', character 6"),
     ("compare M B --prefer len>1 --reward M", 2, "cannot be used with"),
     ("reward M", 2, "missing DATA"),
     ("reward M common -o new --num-pairs 0", 2, "number of pairs must be from 1"),
     ("reward M two.txt -o new --num-pairs 5", 2, "--num-pairs is only for the built-in pairs"),
     ("reward M common -o new --lm-weight nan", 2, "lm_weight must be 0 or more and finite"),
-    ("reward M common -o other", 1, "holds something else than a model"),
-    ("ppo M -o new", 2, "ppo needs either --reward REWARD_DIR or --prefer RULE"),
-    ("ppo M --reward M --prefer len<3 -o new", 2, "ppo needs either --reward REWARD_DIR or"),
-    ("ppo M --reward M -o new", 2, "is not a reward model"),
-    ("ppo M --reward void -o new", 1, "is not a model directory"),
+    ("reward M common -o other", 1, "contains something other than a model"),
+    ("ppo M -o new", 2, "name what is rewarded"),
+    ("ppo M --reward M --prefer len<3 -o new", 2, "name what is rewarded"),
+    ("ppo M --reward M -o new", 2, "gives no rewards"),
+    ("ppo M --reward void -o new", 1, "no model in "),
     ("ppo M --prefer len< -o new", 2, "the rule 'len<', character 5"),
     (
         "ppo M --prefer len<3 -o new --clip-range 0",
@@ -811,11 +807,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
             (f"{begun} -o new --config two.txt", 2, "two.txt is not valid TOML"),
             (f"{begun} -o new --checkpoint-every 0", 2, "--checkpoint-every must be a"),
             (f"{begun} -o new --engine native --device cuda", 2, "device cuda is for the torch"),
-            (f"{begun} -o new --engine native --compile", 2, "compile is for the torch engine"),
-            ("--resume M", 2, "M is a trained model, not a fine-tuned one"),
-            ("--resume M --device cpu", 2, "M is a trained model, not a fine-tuned one"),
-            ("M --resume M", 2, "DIR cannot be changed when resuming"),
-            ("--resume M -o new", 2, "-o cannot be changed when resuming"),
+            (f"{begun} -o new --engine native --compile", 2, "compile needs the torch engine"),
+            ("--resume M", 2, "M is trained and not tuned: `kamon train --resume M` goes on"),
+            ("--resume M --device cpu", 2, "M is trained and not tuned"),
+            ("M --resume M", 2, "DIR cannot be changed where a tuning goes on"),
+            ("--resume M -o new", 2, "-o cannot be changed where a tuning goes on"),
             ("--resume M --overwrite", 2, "--overwrite cannot be changed"),
             ("--resume M --seed 0", 2, "--seed cannot be changed"),
             ("--resume M --config two.txt", 2, "--config cannot be changed"),
@@ -964,7 +960,7 @@ def test_settings_that_cannot_be(field: Any, kamon: Kamon) -> None:
         elif (field.name, value) in LEAVES_FLOATS or (field.name, value) == ("eps_adam", "1e-320"):
             assert done.code in (0, 1)
             if done.code:
-                assert_refused(done, 1, "the model is no longer finite at step")
+                assert_refused(done, 1, "training diverged at step")
         else:
             wanted = flag if value in ("text", "") or field.metadata["choices"] else field.name
             if field.type is int and value in ("nan", "inf", "1e400", "1.5"):
@@ -975,7 +971,7 @@ def test_settings_that_cannot_be(field: Any, kamon: Kamon) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"n_layr = 2", "unknown setting 'n_layr' in c.toml: did you mean 'n_layer'?"),
+        (b"n_layr = 2", "unknown setting 'n_layr' in c.toml\nhint: did you mean 'n_layer'?"),
         (b"budget = '1s'", "unknown setting 'budget' in c.toml"),
         (b"n_layer = '2'", "c.toml: n_layer must be a whole number, not '2'"),
         (b"n_layer = true", "c.toml: n_layer must be a whole number, not True"),
@@ -1040,7 +1036,7 @@ def test_models_too_large_for_the_machine(
     monkeypatch.setattr(memory, "available", lambda: FREE)
     done = kamon(*reading(verb, "two.txt"), "--num-steps=1", "--n-head=1", *flags.split())
     assert_refused(done, 2, f"a smaller {named} needs less")
-    assert re.search(r" would need [\d,]+\.\d GB of memory, and 8\.0 GB are free: ", done.err)
+    assert re.search(r" needs [\d,]+\.\d GB of memory, and only 8\.0 GB are free\n", done.err)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="no /proc on this system")
@@ -1055,7 +1051,7 @@ def test_memory_is_refused_above_what_there_is(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError) as caught:
         memory.check_memory(2 * FREE, "this", "ask for less")
     assert str(caught.value) == (
-        "this would need 16.0 GB of memory, and 8.0 GB are free: ask for less"
+        "this needs 16.0 GB of memory, and only 8.0 GB are free\nhint: ask for less"
     )
     monkeypatch.setattr(memory, "available", lambda: math.inf)
     memory.check_memory(1e30, "this", "ask for less")
@@ -1125,10 +1121,10 @@ LOADERS = {
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none", "none does not exist: give the directory that `kamon train -o` wrote"),
-        ("two.txt", "two.txt is not a model directory but a file"),
-        ("void", "void is not a model directory: it has no generation of a model"),
-        ("other", "other is not a model directory: it has no generation of a model"),
+        ("none", "no model at none\nhint: train one with `kamon train LIST -o none`"),
+        ("two.txt", "two.txt is a file, not a model directory"),
+        ("void", "no model in void"),
+        ("other", "no model in other"),
         ("x" * 300, "File name too long"),
     ],
 )
@@ -1277,7 +1273,7 @@ TRAIN: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (b"anna", {}, CorpusError, "document 1 is not a string but 97"),
     ([], {}, CorpusError, "a list in memory is empty"),
     ("", {}, CorpusError, "no file with an empty name"),
-    ([""], {}, CorpusError, "nothing but blank lines"),
+    ([""], {}, CorpusError, "has only blank lines"),
     (["a", None], {}, CorpusError, "document 2 is not a string but None"),
     ([b"a", b"b"], {}, CorpusError, "document 1 is not a string but b'a'"),
     (["a\0"], {}, CorpusError, "document 1 has a NUL at character 2"),
@@ -1324,7 +1320,7 @@ def test_train_refuses(docs: Any, more: dict[str, Any], error: Any, message: str
     with pytest.raises(error) as caught:
         package.train(docs, **more)
     assert message in str(caught.value)
-    assert str(caught.value).count("\n") == str(caught.value).count("\nhint: ") < 2
+    assert "\n" not in caught.value.message
 
 
 @pytest.fixture(scope="module")
@@ -1335,7 +1331,7 @@ def model(shelf: Path) -> package.Model:
 Ask = Callable[[Any], object]
 ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda _: package.load(None), TypeError, "os.PathLike"),  # type: ignore[arg-type]
-    (lambda _: package.load("none"), StoreError, "none does not exist"),
+    (lambda _: package.load("none"), StoreError, "no model at none"),
     (lambda m: m.save(""), StoreError, "an empty name is the current directory"),
     (lambda m: m.save(None), TypeError, "os.PathLike"),
     (lambda m: m.sample(None), ConfigError, "must be a whole number, not None"),
@@ -1358,9 +1354,9 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, exclude=breaking()), RuntimeError, "mine"),
     (lambda m: m.sample(2, foo=1), ConfigError, "unknown condition 'foo'"),
     (lambda m: m.sample(2, prompt=3), ConfigError, "prompt must be text, not 3"),
-    (lambda m: m.sample(2, prompt="a"), ConfigError, "the model knows no prompts"),
-    (lambda m: list(score.score(m, "anna")), ConfigError, "a list of texts, not one"),
-    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "a list of texts"),
+    (lambda m: m.sample(2, prompt="a"), ConfigError, "the model does not follow prompts"),
+    (lambda m: list(score.score(m, "anna")), ConfigError, "several texts, not one"),
+    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "several texts"),
     (lambda m: list(score.score(m, [b"a"])), TypeError, "expected str"),
     (lambda m: list(score.score(m, None)), TypeError, "not iterable"),
     (lambda m: list(score.score(m, breaking())), RuntimeError, "mine"),
@@ -1409,7 +1405,7 @@ def test_python_refuses(ask: Ask, error: Any, message: str, model: package.Model
         ask(model)
     assert message in str(caught.value)
     assert len(str(caught.value)) < LONGEST
-    assert str(caught.value).count("\n") == str(caught.value).count("\nhint: ") < 2
+    assert "\n" not in caught.value.message
 
 
 def test_what_python_may_give(tmp_path: Path) -> None:

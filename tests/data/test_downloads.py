@@ -184,7 +184,7 @@ def refused(cache: Path, problem: str) -> None:
         corpus.read("names-original")
     assert time.monotonic() - begin < 30  # without a bound it would take as long as it comes
     said = str(caught.value)
-    assert re.match(rf"names-original could not be fetched \(.*({problem}).*\): download", said)
+    assert re.match(rf"cannot download names-original: .*({problem}).*\nhint: download", said)
     assert "\n" not in said
     assert len(said) < 600 + 2 * len(str(cache))
     assert not cache.exists()

@@ -444,9 +444,9 @@ def test_engine_choices() -> None:
         assert make_torch(Config(), device="auto").device == torch.device("cpu")
     for name in ("native", "scalar"):
         for options, said in (
-            ({"device": "cuda"}, "device cuda is for the torch engine"),
-            ({"compile": True}, "compile is for the torch engine"),
-            ({"dtype": "bfloat16"}, "bfloat16 is for the torch engine"),
+            ({"device": "cuda"}, "device cuda needs the torch engine"),
+            ({"compile": True}, "compile needs the torch engine"),
+            ({"dtype": "bfloat16"}, "bfloat16 needs the torch engine"),
             ({"device": "tpu"}, "unknown device 'tpu'"),
         ):
             with pytest.raises(ConfigError, match=said):

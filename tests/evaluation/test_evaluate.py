@@ -446,8 +446,8 @@ def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str])
             2,
             "--column, --format and --no-header need a FILE, and there is none",
         ),
-        (["--order=4"], 2, "unknown option --order"),
-        (["none.txt"], 1, "there is no file none.txt"),
+        (["--order=4"], 2, "there is no flag --order"),
+        (["none.txt"], 1, "no file none.txt"),
     ],
 )
 def test_eval_asked_wrongly(

@@ -339,7 +339,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
     expected = kamon("score", tmp_path / "m", plain).out
     done = kamon("score", tmp_path / "m", table, "--column=name", "--unknown=skip")
     assert done.out == expected
-    assert "has its cells separated by semicolons" in done.err
+    assert "has cells separated by semicolons" in done.err
     assert "record 2: character" in kamon("score", tmp_path / "m", table, "--column=name").err
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"name": "anna"}\n\n{"name": "hanna"}\n{"name": 5}\n')
@@ -372,7 +372,7 @@ def test_bad_input(tmp_path: Path, kamon: Kamon) -> None:
     assert "line 2 is not UTF-8: byte 4 of it is 0xe9" in done.err
     assert done.out.endswith("\tanna\n")  # what came before is scored
     texts.write_bytes(b" \n")
-    assert "holds nothing but blank lines" in kamon("score", tmp_path / "m", texts).err
+    assert "has only blank lines" in kamon("score", tmp_path / "m", texts).err
     texts.write_bytes(b"")
     assert "is empty" in kamon("score", tmp_path / "m", texts).err
     assert "there is no file" in kamon("score", tmp_path / "m", tmp_path / "none").err

@@ -596,7 +596,10 @@ def test_the_verb(folder: Path, kamon: Kamon) -> None:
     assert content == export.export(made, "python")
     refused = kamon("export", "m", "-o", "new/words.py", "--format=json")
     assert (refused.code, refused.out) == (1, "")
-    assert "new/words.py already exists\nhint: choose another -o, or add --overwrite" in refused.err
+    assert (
+        "new/words.py already exists\nhint: choose another name with -o, or add --overwrite"
+        in refused.err
+    )
     assert Path("new/words.py").read_bytes() == content
     done = kamon("export", "m", "-o", "new/words.py", "--format=json", "--overwrite", "--json")
     content = Path("new/words.py").read_bytes()

@@ -250,8 +250,8 @@ def test_answers_that_are_too_long(base: Path) -> None:
         ({"data": "common", "num_pairs": 0}, ConfigError, "number of pairs must be from 1"),
         ({"data": []}, CorpusError, "pairs in memory has no pair"),
         ({"data": [Preference("é", "afk")]}, TokenizerError, "pair 1, chosen: character 'é'"),
-        ({"data": [Preference("a", "b", "c")]}, ConfigError, "the model knows no prompts"),
-        ({"data": "none.jsonl"}, CorpusError, "there is no file none.jsonl"),
+        ({"data": [Preference("a", "b", "c")]}, ConfigError, "the model does not follow prompts"),
+        ({"data": "none.jsonl"}, CorpusError, "no file none.jsonl"),
     ],
 )
 def test_refused(options: dict[str, Any], error: type[Exception], message: str, base: Path) -> None:

@@ -207,9 +207,12 @@ def test_settings_of_a_tuning(base: Model) -> None:
     assert build_config(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
     assert build_config(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
     for settings, message in (
-        ({"n_embd": 8}, "n_embd is 4 for this model, not 8"),
-        ({"temperature": 0.7}, "temperature is 0.5 for this model"),
-        ({"beta3": 1}, "unknown setting 'beta3': did you mean 'beta1'?|unknown setting 'beta3'"),
+        ({"n_embd": 8}, "n_embd is 4 where this model is tuned, not 8: leave that out"),
+        ({"temperature": 0.7}, "temperature is 0.5 where this model is tuned"),
+        (
+            {"beta3": 1},
+            "unknown setting 'beta3'\nhint: did you mean 'beta1'?|unknown setting 'beta3'",
+        ),
         ({"vocab_size": 3}, "vocab_size cannot be set"),
         ({"num_steps": 0}, "num_steps must be 1 or more"),
     ):

@@ -356,8 +356,11 @@ def test_a_function_goes_on_from_python_alone(
         ({}, "give either a reward or a rule"),
         ({"reward": first_a, "prefer": "len < 2"}, "give either a reward or a rule"),
         ({"reward": 3}, "must be a model or a function"),
-        ({"prefer": "len < 2", "prompt": "a"}, "the model knows no prompts: `kamon sft`"),
-        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 for this model"),
+        (
+            {"prefer": "len < 2", "prompt": "a"},
+            "the model does not follow prompts\nhint: fine-tune it on prompts with `kamon sft`",
+        ),
+        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 where this model is tuned"),
         ({"prefer": "len <"}, "the rule 'len <'"),
         ({"prefer": "len < 2", "batch_size": 1}, "batch_size must be 2 or more"),
         ({"prefer": "len < 2", "target_kl": 0.0}, "target_kl must be above 0"),

@@ -139,7 +139,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
     [
         ("", "has only blank lines"),
         ("{", "line 1 is not valid JSON"),
-        ("[1]", "line 1 is no JSON object such as"),
+        ("[1]", "line 1 is not a JSON object such as"),
         ('{"chosen": "a"}', 'line 1 has no text under "rejected"'),
         ('{"rejected": "a"}', 'line 1 has no text under "chosen"'),
         ('{"chosen": "a", "rejected": 3}', 'something else than text under "rejected"'),
@@ -249,7 +249,7 @@ def test_rules(rule: str, yes: list[str], no: list[str]) -> None:
         ("contains /a/", "character 10: contains needs a text in quotes"),
         ('contains "a', 'character 10: what begins with " there does not end'),
         ('contains "a\\"', 'character 10: what begins with " there does not end'),
-        ("matches /(/", "regex '(' does not compile"),
+        ("matches /(/", "regex '(' is not a valid regular expression"),
         ("matches 'a'", "matches needs a regular expression between / and /"),
         ("len $ 3", "character 5: '$' has no meaning there"),
         ("len ! 3", "character 5: '!' is no comparison"),

@@ -277,8 +277,8 @@ def test_tuned_again(tuned: Model) -> None:
         ),
         ([{"prompt": "", "completion": ""}], {}, CorpusError, "example 1 has an empty completion"),
         ([{"prompt": "a\0", "completion": "a"}], {}, CorpusError, "has a NUL at character 2"),
-        (["anna"], {}, CorpusError, "example 1 must be a mapping, not 'anna'"),
-        ("instruction", {}, CorpusError, "no file instruction: did you mean 'instructions'?"),
+        (["anna"], {}, CorpusError, "example 1 is not a mapping but 'anna'"),
+        ("instruction", {}, CorpusError, "no file instruction\nhint: did you mean 'instructions'?"),
         (DATA, {"base_share": 1}, ConfigError, "base_share must be from 0 to below 1, not 1"),
         (DATA, {"base_share": "x"}, ConfigError, "base_share must be a number"),
         (
@@ -306,7 +306,10 @@ def test_bases_that_are_none(tiny: Path) -> None:
     text = kamon.train(["abcd " * 500], mode="text", num_steps=2, size="tiny")
     with pytest.raises(ConfigError, match="prompts and answers are documents"):
         sft(text, DATA)
-    with pytest.raises(ConfigError, match="the model knows no prompts: `kamon sft` teaches"):
+    with pytest.raises(
+        ConfigError,
+        match="the model does not follow prompts\nhint: fine-tune it on prompts with `kamon sft`",
+    ):
         kamon.load(tiny).sample(1, prompt="K")
     with pytest.raises(ConfigError, match="prompt needs a model of a list"):
         text.sample(1, prompt="K")

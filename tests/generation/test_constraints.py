@@ -206,7 +206,7 @@ def test_samples_obey(seed: int, temperature: float, data: st.DataObject) -> Non
 
 
 def test_a_prefix_that_fills_the_length_is_the_document() -> None:
-    """As of a name that is there already: nothing is drawn, however seldom it would end there."""
+    """As of a name that already existsnothing is drawn, however seldom it would end there."""
     engine = tiny()
     request = SampleRequest(3, 1.0, 5, BOS)
     found = find(engine, CHARS, request, GenerationConstraints(prefix="abca", max_len=4), list)
@@ -481,10 +481,10 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
         ({"top_p": 1.1}, "top_p must be above 0 and at most 1, not 1.1"),
         ({"top_p": math.nan}, "top_p must be above 0 and at most 1, not nan"),
-        ({"regex": "a("}, r"regex 'a\(' does not compile: missing \)"),
-        ({"regex": "a{99999999999999999999}"}, "does not compile"),
-        ({"exclude": "anna"}, "exclude must be a collection of documents, not one text"),
-        ({"sufix": "a"}, "unknown condition 'sufix': did you mean 'suffix'"),
+        ({"regex": "a("}, r"regex 'a\(' is not a valid regular expression: missing \)"),
+        ({"regex": "a{99999999999999999999}"}, "is not a valid regular expression"),
+        ({"exclude": "anna"}, "exclude must be several documents, not one text"),
+        ({"sufix": "a"}, "unknown condition 'sufix'\nhint: did you mean 'suffix'"),
     ],
 )
 def test_conditions_that_cannot_be(given: dict[str, Any], message: str) -> None:
@@ -642,10 +642,10 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
         (["--prefix=X"], 1, "character 'X'"),
         (["--top-k=0"], 2, "top_k must be 1 or more"),
         (["--top-p=2"], 2, "top_p must be above 0 and at most 1"),
-        (["--top-p=x"], 2, "--top-p: must be a number"),
-        (["--regex=("], 2, "regex '(' does not compile"),
-        (["--exclude=none.txt"], 1, "there is no file none.txt"),
-        (["--prefx=a"], 2, "unknown option --prefx\nhint: did you mean --prefix?"),
+        (["--top-p=x"], 2, "argument --top-p: must be a number"),
+        (["--regex=("], 2, "regex '(' is not a valid regular expression"),
+        (["--exclude=none.txt"], 1, "no file none.txt"),
+        (["--prefx=a"], 2, "there is no flag --prefx: did you mean --prefix?"),
     ],
 )
 def test_bad_flags(flags: list[str], code: int, message: str, model: Path, kamon: Run) -> None:

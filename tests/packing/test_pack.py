@@ -124,7 +124,7 @@ def test_cells_are_separated_as_training_reads_them(
     done = kamon("pack", f"a.csv{ending}", "-o", "s", "--column=text", "--jobs=1")
     assert both() == divided([*LINES, "a\nb"])
     name = "semicolons" if separator == ";" else "tabs"
-    assert f"1 table: has its cells separated by {name}" in done.err
+    assert f"1 table: has cells separated by {name}" in done.err
     Path("b.csv").write_bytes(content)
     assert list(corpus.read("b.csv", column="text").docs) == [*LINES, "a\nb"]
 
@@ -521,7 +521,7 @@ def test_a_process_that_is_stopped(
         assert time.monotonic() < limit
         time.sleep(0.05)
     assert not Path("s", MANIFEST).exists()
-    with pytest.raises(StoreError, match="run the same `kamon pack` again to go on"):
+    with pytest.raises(StoreError, match="run the same `kamon pack` again to finish"):
         open_shards("s")
     found = pack.pack(["a.txt"], "s", PackOptions(shard_tokens=100_000))
     assert found.num_units_before > 0
@@ -570,7 +570,7 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
         return real(*args)
 
     monkeypatch.setattr(pack, "make_tokenizer", change)
-    with pytest.raises(CorpusError, match=r"a\.txt was changed while it was packed"):
+    with pytest.raises(CorpusError, match=r"a\.txt changed while it was packed"):
         pack.pack(["a.txt"], "s")
 
 
@@ -581,7 +581,7 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
     ("name", "content", "message"),
     [
         ("a.txt", b"", "a.txt is empty"),
-        ("a.txt", b" \n\r\n", "a.txt holds nothing but blank lines"),
+        ("a.txt", b" \n\r\n", "a.txt has only blank lines"),
         ("a.txt.gz", squeezed(b""), "holds nothing"),
         ("a.txt.gz", b"", "a.txt.gz is empty"),
         ("a.txt.gz", squeezed(b"anna\n")[:-1], "a.txt.gz is damaged: its end is missing"),
@@ -649,23 +649,23 @@ def test_inputs_that_cannot_be(kamon: Kamon) -> None:
     Path("other", "mine.txt").write_text("mine")
     for argv, code, message in [
         ("-", 2, "standard input cannot be packed"),
-        ("none.txt", 1, "there is no file none.txt"),
-        ("pipe", 1, "pipe is not a file"),
-        ("void", 1, "void is a directory without files"),
-        ("x.txt x.txt", 2, "x.txt is packed already as x.txt"),
-        ("x.txt y.txt", 2, "y.txt is packed already as x.txt"),
-        ("other other/mine.txt", 2, "other/mine.txt is packed already as other/mine.txt"),
+        ("none.txt", 1, "no file none.txt"),
+        ("pipe", 1, "pipe is not a regular file"),
+        ("void", 1, "void is an empty directory"),
+        ("x.txt x.txt", 2, "x.txt is the same file as x.txt"),
+        ("x.txt y.txt", 2, "y.txt is the same file as x.txt"),
+        ("other other/mine.txt", 2, "other/mine.txt is the same file as other/mine.txt"),
         ("x.txt --column text", 2, "which has no columns"),
-        ("x.txt --vocab-size 300", 2, "vocab_size is of --tokenizer bpe alone"),
+        ("x.txt --vocab-size 300", 2, "vocab_size applies only to --tokenizer bpe"),
         ("x.txt --tokenizer bpe --vocab-size 256", 2, "vocab_size must be from 257"),
         ("x.txt --tokenizer none", 2, "cannot read the tokenizer none"),
-        ("x.txt --tokenizer x.txt", 2, "x.txt is no tokenizer"),
-        ("x.txt --tokenizer void", 1, "void is not a model directory"),
+        ("x.txt --tokenizer x.txt", 2, "x.txt is not a tokenizer"),
+        ("x.txt --tokenizer void", 1, "no model in void"),
         ("x.txt --shard-tokens 0", 2, "shard_tokens must be 1 or more"),
         ("x.txt --jobs 0", 2, "jobs must be from 1 to 1,024"),
-        ("x.txt -o other", 1, "other holds something else than shards"),
-        ("x.txt -o x.txt", 2, "would lie in the input"),
-        ("other -o other/s", 2, "other/s would lie in the input other"),
+        ("x.txt -o other", 1, "other contains something other than shards"),
+        ("x.txt -o x.txt", 2, "is inside the input"),
+        ("other -o other/s", 2, "other/s is inside the input other"),
         ("x.txt -o y.txt", 1, "y.txt is not a directory"),
         ("x.txt -o .", 2, "the input x.txt lies in ."),
     ]:

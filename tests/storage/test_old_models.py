@@ -43,7 +43,7 @@ def test_a_model_of_long_ago(number: int) -> None:
 def test_what_each_can_go_on_with(tmp_path: Path) -> None:
     for number in FORMATS:
         shutil.copytree(MODELS / f"format{number}", tmp_path / str(number))
-    with pytest.raises(StoreError, match="older format, which keeps nothing"):
+    with pytest.raises(StoreError, match="older format, which cannot be resumed"):
         kamon.resume(tmp_path / "2")
     new = kamon.train(
         ["ban", "den"], init_from=tmp_path / "2", num_steps=1, output=tmp_path / "new"

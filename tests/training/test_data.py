@@ -104,7 +104,7 @@ def test_the_way_it_is_packed_decides(packed: Path, tmp_path: Path, kamon: Kamon
     assert (lesson.mode, lesson.has_validation) == ("text", False)
     with pytest.raises(ConfigError, match="is packed as text"):
         kamon_train(text, mode="documents")
-    with pytest.raises(ConfigError, match=r"`kamon pack --no-holdout` makes shards without any"):
+    with pytest.raises(ConfigError, match=r"pack it without one with `kamon pack --no-holdout`"):
         kamon_train(packed, hold_out=False)
     with pytest.raises(ConfigError, match="is packed with its tokenizer"):
         kamon_train(packed, vocab_size=300)

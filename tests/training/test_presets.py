@@ -336,7 +336,7 @@ def test_what_is_given_rules() -> None:
     assert (config.n_embd, config.num_steps, config.block_size) == (8, 7, 8)
     assert config.learning_rate == PRESETS["tiny"]["learning_rate"]
     assert config.warmup_steps == 0
-    with pytest.raises(ConfigError, match="give it or num_steps, not both"):
+    with pytest.raises(ConfigError, match="give budget or num_steps, not both"):
         train(DOCS, budget=1, num_steps=3)
     given = {
         "learning_rate": 0.002, "batch_size": 4, "num_steps": 7, "warmup_steps": 3, "dropout": 0.2,

@@ -72,7 +72,8 @@ def test_a_training_stopped_again_and_again(
     same(model, whole)
     same(kamon.load(path, engine=engine, dtype=dtype), whole)
     with pytest.raises(
-        ConfigError, match=r"is at its end, behind 14 steps on a list in memory: extend"
+        ConfigError,
+        match=r"has finished its 14 steps on a list in memory\nhint: train it for more steps",
     ):
         kamon.resume(path)
 
@@ -87,7 +88,7 @@ def test_any_generation_leads_to_the_same_model(engine: str, dtype: str, tmp_pat
     first, second = model_dir.checkpoint_dirs(path)
     assert [len(model_dir.read_generation(f).metrics) for f in (first, second)] == [12, 14]
     (second / "state.safetensors").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"going on from generation-000002: .*000003/state"):
+    with pytest.warns(UserWarning, match=r"resuming from generation-000002: .*000003/state"):
         same(kamon.resume(path), whole)
     same(kamon.load(path, **chosen), whole)
 
@@ -160,9 +161,11 @@ def test_what_cannot_go_on(tmp_path: Path) -> None:
     path = tmp_path / "m"
     model = kamon.train(DOCS, **TINY)
     model.save(path)
-    with pytest.raises(StoreError, match="keeps nothing to go on with: start a new training"):
+    with pytest.raises(
+        StoreError, match="has no checkpoint to resume from\nhint: start a new training"
+    ):
         kamon.resume(path)
-    with pytest.raises(StoreError, match="does not exist"):
+    with pytest.raises(StoreError, match="no model at"):
         kamon.resume(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (tmp_path / "empty").mkdir()
@@ -202,7 +205,7 @@ def test_another_list_or_another_setting_is_refused(tmp_path: Path, kamon: Kamon
     assert kamon("train", names, "-o", path, *flags, "--num-steps=50").code == 0
     done = kamon("train", "--resume", path, "--n-embd=16", "--extend=5")
     assert done.code == 2
-    assert "is trained with n_embd 4, not 16: leave that out to go on" in done.err
+    assert "was trained with n_embd 4, not 16\nhint: leave out n_embd to resume" in done.err
     for flag in (
         "--size=tiny",
         "--budget=1s",
@@ -217,7 +220,7 @@ def test_another_list_or_another_setting_is_refused(tmp_path: Path, kamon: Kamon
     names.write_text("\n".join([*DOCS[:7], "another", *DOCS[7:]]))
     done = kamon("train", names, "--resume", path, "--extend=5")
     assert done.code == 2
-    assert f"{names} is not the list that {path} learns: it has 151 different" in done.err
+    assert f"{names} is not the list that {path} was trained on: it has 151 unique" in done.err
     assert "number 8, 'another' for 'banna'" in done.err or "number 8" in done.err
     names.write_text("\n".join(DOCS))
     assert kamon("train", names, "--resume", path, "--extend=5", "--n-embd=4").code == 0
@@ -285,7 +288,7 @@ def test_of_eight_starters_one_wins(tmp_path: Path) -> None:
         assert sorted(codes) == [0] + [1] * 7, ends
         told = [err for err, code in zip(ends, codes, strict=True) if code]
         for err in told:
-            assert re.search(r"is being written by|holds a model already", err.splitlines()[-1])
+            assert re.search(r"is being written by|already contains a model", err.splitlines()[-1])
         assert model_dir.load(folder / "m").training["finished"]
 
 
@@ -317,7 +320,8 @@ def test_of_eight_writers_one_wins(tmp_path: Path) -> None:
                 thread.join()
             assert told.count("won") == 1, told
             assert all(
-                re.search(r"^won$|is being written by|holds a model already", each) for each in told
+                re.search(r"^won$|is being written by|already contains a model", each)
+                for each in told
             ), told
             assert model_dir.load(path).params == stored.params
     finally:
@@ -350,7 +354,7 @@ def test_a_first_generation_that_comes_while_another_process_looks(
 
     monkeypatch.setattr(model_dir, "is_model", while_looking)
     assert model_dir.check_target(path, overwrite=False) == path
-    with pytest.raises(StoreError, match="something else than a model, or a damaged one"):
+    with pytest.raises(StoreError, match="something other than a model, or a damaged model"):
         model_dir.check_target(path, overwrite=False)
 
 
@@ -638,7 +642,9 @@ def test_before_anything_was_kept(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "lock").write_text("")
     for function in (model_dir.load, kamon.resume):
-        with pytest.raises(StoreError, match="has no generation of a model yet: its training is"):
+        with pytest.raises(
+            StoreError, match="has no checkpoint yet\nhint: wait if its training is"
+        ):
             function(tmp_path / "m")
 
 

@@ -155,7 +155,7 @@ def test_a_text_is_read_as_it_stands(tmp_path: Path) -> None:
     path.write_bytes("  Éé\r\n\r\n two \n".encode())
     assert list(corpus.read(path, mode="text").docs) == ["  Éé\n\n two \n"]
     path.write_text("\n \n")
-    with pytest.raises(CorpusError, match="holds nothing but white space"):
+    with pytest.raises(CorpusError, match="has only white space"):
         corpus.read(path, mode="text")
     path.write_text('{"text": "one\\ntwo"}\n{"text": "three"}\n')
     records = corpus.read(path, format="jsonl", mode="text").docs
@@ -165,7 +165,7 @@ def test_a_text_is_read_as_it_stands(tmp_path: Path) -> None:
 def test_a_text_that_is_too_short(names: Path, kamon: Kamon, tmp_path: Path) -> None:
     done = kamon("train", names, "-o", tmp_path / "m", "--mode", "text")
     assert done.code == 1
-    assert "a text to learn from has 1,000 or more" in done.err
+    assert "text mode needs 1,000 or more" in done.err
 
 
 # ---- continuations
@@ -353,7 +353,7 @@ def test_the_next_tokens_of_a_text_are_those_that_samples_are_drawn_from(
 def test_what_needs_an_end_is_refused(verb: list[str], model: Path, kamon: Kamon) -> None:
     done = kamon(*(model if word == "M" else word for word in verb))
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("which have an end, and this model has learned a text\n")
+    assert done.err.endswith("and this model was trained on a text\nhint: use a model of a list\n")
 
 
 def test_pictures_of_a_text(model: Path, kamon: Kamon) -> None:

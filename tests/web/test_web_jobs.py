@@ -653,12 +653,12 @@ BAD = {
     "nothing": ({}, "needs one list"),
     "both": ({"text": LIST, "builtin": "names"}, 'give either "text" or "builtin"'),
     "empty": ({"text": ""}, "is empty"),
-    "blank": ({"text": " \n\t\n"}, "nothing but blank lines"),
+    "blank": ({"text": " \n\t\n"}, "has only blank lines"),
     "one": ({"text": "anna"}, "one document"),
-    "again": ({"text": "anna\nanna\n", "name": "mine"}, "mine holds one document again and again"),
+    "again": ({"text": "anna\nanna\n", "name": "mine"}, "mine has only one entry, repeated"),
     "nul": ({"text": "anna\nb\0b"}, "line 2 has a NUL"),
-    "divides": ({"text": LIST, "settings": {"n_embd": 10, "n_head": 4}}, "n_head could be"),
-    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "give either"),
+    "divides": ({"text": LIST, "settings": {"n_embd": 10, "n_head": 4}}, "set n_head to"),
+    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "not both"),
     "large": ({"text": LIST, "settings": {"n_layer": 16, "n_embd": 512}}, "smaller n_embd"),
     "characters": (
         {"text": "\n".join(map(chr, range(0x4E00, 0x9E00))), "settings": {"n_embd": 64}},
@@ -1035,7 +1035,7 @@ def test_what_a_training_would_warn_of(server: Server) -> None:
     for text, wanted in (
         (LIST, []),
         ("\n".join(WORDS[:12]), []),
-        ("anna", ["three.txt holds one document: there is nothing to learn but to repeat it"]),
+        ("anna", ["three.txt has only one entry"]),
     ):
         found = server.ask("POST", "/clean", {"text": text, "name": "three.txt"}).json()
         assert found["warnings"] == wanted

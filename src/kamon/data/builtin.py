@@ -59,7 +59,7 @@ def names_original() -> bytes:
         cached.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cached, content)
     except OSError as error:
-        raise CorpusError(f"cannot keep {NAMES_ORIGINAL} in {cached}: {error.strerror}") from None
+        raise CorpusError(f"cannot save {NAMES_ORIGINAL} as {cached}: {error.strerror}") from None
     return content
 
 
@@ -82,8 +82,8 @@ def fetch_original(cached: Path) -> bytes:
     if isinstance(answer, bytes):
         return answer
     raise CorpusError(
-        f"{NAMES_ORIGINAL} could not be fetched ({answer}): "
-        f"download {ORIGINAL_URL} and save it as {cached}, or name your copy as the input"
+        f"cannot download {NAMES_ORIGINAL}: {answer}",
+        f"download {ORIGINAL_URL} yourself and save it as {cached}, or give your copy as the input",
     )
 
 

@@ -74,13 +74,16 @@ class Options:
             raise ConfigError(f"min_len must be 0 or more, not {self.min_len}")
         if self.max_len is not None and self.max_len < max(self.min_len, 1):
             raise ConfigError(
-                f"max_len must be {max(self.min_len, 1)} or more, not {self.max_len}: "
-                "nothing would be left"
+                f"max_len must be {max(self.min_len, 1)} or more, not {self.max_len}",
+                "with this limit no entry would be left",
             )
         if self.near is not None and not MIN_NEAR <= self.near <= 100:
             raise ConfigError(f"near must be from {MIN_NEAR} to 100 percent, not {self.near}")
         if self.repetitions and self.near is not None:
-            raise ConfigError("near-duplicates cannot go while repetitions stay: choose one")
+            raise ConfigError(
+                "near-duplicates cannot be dropped while duplicates are kept",
+                "choose one of the two",
+            )
         for name in ("scripts", "drop_words"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} must be a tuple of strings, not one string")
@@ -127,7 +130,9 @@ def clean(docs: Iterable[str], options: Options | None = None) -> Cleaned:
     Documents(['anna', 'tom & jo'])
     """
     if isinstance(docs, str):
-        raise ConfigError("clean takes several documents, not one text: put it in a list")
+        raise ConfigError(
+            "clean needs a list of documents, not one string", "put the string in a list"
+        )
     options = options or Options()
     changes, drops = rewriters(options), droppers(options)
     rapidfuzz = options.near and library("rapidfuzz", "finding near-duplicates")
@@ -430,7 +435,9 @@ def library(name: str, purpose: str) -> Any:
             importlib.import_module("rapidfuzz.process")
         return importlib.import_module(name)
     except ImportError:
-        raise ConfigError(f'{purpose} needs the extra: pip install "kamon[clean]"') from None
+        raise ConfigError(
+            f"{purpose} needs an extra package", 'pip install "kamon[clean]"'
+        ) from None
 
 
 def foreign_letters(scripts: Iterable[str]) -> Any:

@@ -89,7 +89,8 @@ def read(
     if str(source) in builtin.BUILT_IN and isinstance(source, str):
         if column or format or not header:
             raise ConfigError(
-                f"the built-in list {source} has no columns and formats to choose from"
+                f"the built-in list {source} has no columns or formats",
+                "leave out --column, --format and --no-header",
             )
         if source == builtin.NAMES:
             return from_entries(source, builtin.names())
@@ -162,7 +163,7 @@ def from_entries(
 
     documents = Documents.of(docs())
     if not documents:
-        what = "holds nothing but blank lines" if num_entries else "is empty"
+        what = "has only blank lines" if num_entries else "is empty"
         raise CorpusError(f"{source} {what}")
     note = "\n".join(notes)
     return Corpus(source, documents, num_entries, num_blank, num_stripped, note, num_normalized)
@@ -172,7 +173,7 @@ def whole_text(source: str, lines: Iterable[str], *, composed: bool = True) -> C
     given = "\n".join([*lines, ""])
     text = nfc(given) if composed else given
     if not text.strip():
-        what = "holds nothing but white space" if text else "is empty"
+        what = "has only white space" if text else "is empty"
         raise CorpusError(f"{source} {what}")
     return Corpus(source, Documents.of([text]), 1, 0, 0, num_normalized=int(text != given))
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from kamon.config import suggestion
 from kamon.data import builtin
 from kamon.data.documents import BLOCK
-from kamon.errors import ConfigError, CorpusError
+from kamon.errors import HINT, ConfigError, CorpusError
 
 MAX_LINE = 1 << 24  # characters
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -59,14 +59,14 @@ def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> It
             with open(source, "rb") as file:
                 yield file
     except IsADirectoryError:
-        raise CorpusError(f"{name} is a directory: name a file in it") from None
+        raise CorpusError(f"{name} is a directory", "give a file in it") from None
     except FileNotFoundError:
         if not str(source):
-            raise CorpusError("there is no file with an empty name") from None
+            raise CorpusError("the file name is empty", "give a file or a built-in list") from None
         known = [other for other in (*others, *similar_files(source)) if other != name]
         hint = suggestion(name, known)
-        hint = hint if hint.startswith(":") else ""
-        raise CorpusError(f"there is no file {name}{hint}") from None
+        hint = hint if "did you mean" in hint else f"{HINT}check the name"
+        raise CorpusError(f"no file {name}{hint}") from None
     except OSError as error:
         raise CorpusError(f"cannot read {name}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
@@ -90,17 +90,17 @@ def encoding_error(name: str, line: int, byte: int, value: int, *, utf16: bool =
     """
     if utf16:
         return (
-            f"{name}, line {line} {'is not UTF-16' if value else 'has a NUL character'}, though "
-            "the file begins with the mark of UTF-16 text: save it as UTF-8"
+            f"{name}, line {line} {'is not UTF-16' if value else 'has a NUL character'}, although "
+            f"the file begins with the mark of UTF-16 text{HINT}save it as UTF-8"
         )
     if value:
         return (
-            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}; "
-            "convert the file, as in `iconv -f cp1252 -t utf-8`"
+            f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}{HINT}"
+            "convert the file, such as with `iconv -f cp1252 -t utf-8`"
         )
     return (
-        f"{name}, line {line} has a NUL byte at byte {byte}: this looks like no text; Kamon reads "
-        "UTF-8 text, and UTF-16 with a byte order mark"
+        f"{name}, line {line} has a NUL byte at byte {byte}, so it does not look like text{HINT}"
+        "give UTF-8 text, or UTF-16 text with a byte order mark"
     )
 
 
@@ -130,8 +130,8 @@ def check_line_lengths(
         if max(map(len, lines)) > MAX_LINE:
             number += next(n for n, line in enumerate(lines) if len(line) > MAX_LINE)
             raise CorpusError(
-                f"{name}, line {number} has more than {MAX_LINE:,} characters: "
-                "that is no list; put each document on a line of its own"
+                f"{name}, line {number} has more than {MAX_LINE:,} characters",
+                "put each entry on its own line, or train on the file with --mode text",
             )
         number += len(lines)
         yield lines
@@ -193,8 +193,8 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
         begin = beginning(blocks, (*UTF_16_MARKS, *SPREADSHEETS))
         if begin.startswith(SPREADSHEETS):
             raise CorpusError(
-                f"{name} is a spreadsheet or an archive, not text: save it as CSV (UTF-8), or "
-                "unpack it"
+                f"{name} is a spreadsheet or an archive, not text",
+                "save it as CSV (UTF-8), or unpack it",
             )
         utf16 = begin.startswith(UTF_16_MARKS)
         blocks = filter(None, utf_16_as_8(begin, blocks) if utf16 else chain([begin], blocks))
@@ -254,7 +254,7 @@ def decompressed(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
                     remaining, decoder = decoder.unused_data, None
                 yield content
     if decoder is not None:
-        raise CorpusError(f"{name} is damaged: its end is missing")
+        raise CorpusError(f"{name} is damaged: its end is missing", "download or copy it again")
 
 
 def decompressor(begin: bytes) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
@@ -277,7 +277,9 @@ def import_zstandard() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise ConfigError('reading .zst needs the extra: pip install "kamon[pack]"') from None
+        raise ConfigError(
+            "reading .zst needs an extra package", 'pip install "kamon[pack]"'
+        ) from None
     return zstandard
 
 
@@ -314,7 +316,9 @@ def checked_text(name: str, where: str, text: str) -> str:
     for number, char in enumerate(text, 1):
         if char == "\0" or "\ud800" <= char <= "\udfff":
             kind = "a NUL" if char == "\0" else f"a lone surrogate (U+{ord(char):04X})"
-            raise CorpusError(f"{name}, {where} has {kind} at character {number}: that is no text")
+            raise CorpusError(
+                f"{name}, {where} has {kind} at character {number}, which is not text"
+            )
     return text
 
 

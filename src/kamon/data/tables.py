@@ -53,13 +53,13 @@ def checked_format(
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
     if format == "text" and column is not None:
         raise ConfigError(
-            f"{source} is read as text, which has no columns: name a --format with --column, such "
-            "as --format csv; and --no-header if the first row is data"
+            f"{source} is read as text, which has no columns",
+            "add a --format such as --format csv, and --no-header if the first row is data",
         )
     if not header and format not in TABLES:
         raise ConfigError(
-            f"{source} is read as {format}, which has no header: leave out --no-header, or name a "
-            "--format, such as --format csv"
+            f"{source} is read as {format}, which has no header row",
+            "leave out --no-header, or add a --format such as --format csv",
         )
     return format
 
@@ -154,10 +154,15 @@ def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[
 def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[str]) -> list[str]:
     for key in keys:
         if key in record and not isinstance(record[key], str):
-            raise CorpusError(f"{name}, {where} has something else than text under {key!r}")
+            raise CorpusError(
+                f"{name}, {where}: the value of {key!r} is not text",
+                "choose another key with --column",
+            )
         if key not in record:
             keys_here = listed(record) or "none"
-            raise CorpusError(f"{name}, {where} has no text under {key!r}; its keys: {keys_here}")
+            raise CorpusError(
+                f"{name}, {where} has no key {key!r}", f"choose one with --column: {keys_here}"
+            )
     return [checked_text(name, where, record[key]) for key in keys]
 
 
@@ -192,8 +197,8 @@ def json_array(name: str, lines: Iterable[str]) -> list[Any]:
         size += len(line) + 1
         if size > MAX_JSON:
             raise CorpusError(
-                f"{name} has a JSON array of more than {MAX_JSON:,} characters: write each element "
-                "on a line of its own, as `jq -c '.[]'` does, and read that with --format jsonl"
+                f"{name} has a JSON array of more than {MAX_JSON:,} characters",
+                "write one element per line with `jq -c '.[]'`, and use --format jsonl",
             )
     value = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
     if not isinstance(value, list):
@@ -210,7 +215,7 @@ def json_object(
     """
     record = json_value(where, line, f"{what} such as {such}")
     if not isinstance(record, dict):
-        raise CorpusError(f"{where} is no JSON object such as {such}")
+        raise CorpusError(f"{where} is not a JSON object such as {such}")
     return record
 
 
@@ -225,7 +230,7 @@ def json_value(where: str, text: str, wanted: str) -> Any:
         reason = getattr(error, "msg", other)
         if isinstance(error, json.JSONDecodeError) and "line" not in where:
             where += f", line {error.lineno}"
-        raise CorpusError(f"{where} is not valid JSON: {reason}; {wanted}") from None
+        raise CorpusError(f"{where} is not valid JSON: {reason}", f"Kamon reads {wanted}") from None
 
 
 def example(keys: Sequence[str]) -> str:
@@ -278,15 +283,15 @@ def find_header(
     notes, separator = [], separators[number]
     if format == "csv" and separator != ",":
         shown = SEPARATORS.get(separator, ascii(separator))
-        notes.append(f"has its cells separated by {shown}")
+        notes.append(f"has cells separated by {shown}")
     if place:
         what = "header" if header else "first row"
         above = shortened(seen[begin:])
-        notes.append(f'has its {what} in line {first}: Kamon leaves out the lines above, "{above}"')
+        notes.append(f'has its {what} in line {first}: Kamon skips the lines above, "{above}"')
     if header and not by_name and (column is not None or len(columns) == 1):
         what = f"row in line {first}" if place else "first row"
         notes.append(
-            f"has its {what} taken as the header: {listed(columns)}; --no-header if it is data"
+            f"has its {what} read as the header: {listed(columns)} (if it is data, add --no-header)"
         )
     begin = last if header else first - 1
     return Header(separator, format == "csv", columns, begin, notes), again
@@ -366,15 +371,17 @@ def column_index(name: str, head: Header, column: str | None) -> int:
     if column is None or not columns:
         return 0
     if columns.count(column) > 1:
-        raise ConfigError(f"{name} has more than one column {column!r}: give its number, from 1 on")
+        raise ConfigError(
+            f"{name} has more than one column {column!r}", "give its number, starting at 1"
+        )
     if column in columns:
         return columns.index(column)
     if is_number(column) and 1 <= int(column[:9]) <= len(columns):
         return int(column) - 1
     if columns == [str(n) for n in range(1, len(columns) + 1)]:
         raise ConfigError(
-            f"{name} has no column {column!r}: without a header they are numbered, from 1 to "
-            f"{len(columns)}"
+            f"{name} has no column {column!r}",
+            f"without a header row, give a number from 1 to {len(columns)}",
         )
     raise ConfigError(f"{name} has no column {column!r}{suggestion(column, columns)}")
 
@@ -469,8 +476,9 @@ def quoted_row(
             end, line = next(numbered, (0, ""))
             if not end or size > MAX_LINE:
                 raise CorpusError(
-                    f"{name}, line {begin} is not valid CSV: a quote that is opened there never "
-                    + ("ends" if not end else f"ends in {MAX_LINE:,} characters")
+                    f"{name}, line {begin} is not valid CSV: a quote that opens there "
+                    + ("is never closed" if not end else f"is open for {MAX_LINE:,} characters"),
+                    "close the quote, or double it if it is part of the cell",
                 )
             place = 0
         row.append("\n".join(parts))
@@ -478,8 +486,9 @@ def quoted_row(
         if not line.startswith(separator, place - 1) and place <= len(line):
             where = f", in the row that begins in line {begin}" if begin < end else ""
             raise CorpusError(
-                f"{name}, line {end} is not valid CSV: {line[place - 1]!r} follows the quote that "
-                f"ends a cell{where}"
+                f"{name}, line {end} is not valid CSV: {line[place - 1]!r} follows the closing "
+                f"quote of a cell{where}",
+                "double each quote inside a quoted cell",
             )
     return begin, end, row
 
@@ -491,7 +500,7 @@ def cells(
     several = first = 0  # number of rows of several lines, and where the first one begins
     longer = first_longer = 0  # the same for rows with more cells than the header
     most = len(head.columns) if head.columns else MAX_LINE
-    wanted = repr(head.columns[index]) + ", which is number" if head.columns else "column"
+    wanted = f"column {index + 1}" + (f", {head.columns[index]!r}" if head.columns else "")
     lines = islice(lines, head.begin, None)
     for begin, end, row in rows(name, lines, head.separator, head.quotes, head.begin + 1):
         if begin < end:
@@ -504,19 +513,17 @@ def cells(
             yield ""
         elif len(row) <= index:
             number = f"{len(row)} cell{'' if len(row) == 1 else 's'}"
-            raise CorpusError(f"{name}, line {end} has {number}: none for {wanted} {index + 1}")
+            raise CorpusError(f"{name}, line {end} has only {number}, not {wanted}")
         else:
             yield row[index]
     if several:
         what = "1 row of several lines," if several == 1 else f"{several:,} rows of several lines,"
-        on_note(
-            f"has {what} from line {first} on: a quote that does not belong there makes such rows"
-        )
+        on_note(f"has {what} from line {first} on: check for a quote that is not closed")
     if longer:
         what = "1 row" if longer == 1 else f"{longer:,} rows"
         on_note(
-            f"has {what} of more than {most:,} cells, from line {first_longer} on: put a cell that "
-            "has the separator in it in quotes"
+            f"has {what} of more than {most:,} cells, from line {first_longer} on: "
+            "quote cells that contain the separator"
         )
 
 
@@ -551,18 +558,20 @@ def text_notes(lines: list[str]) -> list[str]:
     guess = guess_format(lines)
     if guess == "jsonl":
         return [
-            "looks like JSON lines: --format jsonl takes the text of each, --column another key"
+            "looks like JSON Lines: read it with --format jsonl, and choose a key with --column"
         ]
     if guess == "json":
-        return ["looks like a JSON array: --format json takes its texts, --column those of a key"]
+        return [
+            "looks like a JSON array: read it with --format json, and choose a key with --column"
+        ]
     if guess:
         return [
-            f"looks like a table: --format {guess} --column NAME takes one column, "
-            "--column 1 --no-header one of a table without a header"
+            f"looks like a table: read one column with --format {guess} --column NAME, "
+            "or --column 1 --no-header if it has no header row"
         ]
     if sum(line.startswith("# ") or " # " in line for line in lines) >= MIN_COMMENTS:
         return [
-            "has comments after #, which are read as part of the list: "
-            "kamon clean --drop-regex '^#' drops lines that begin with it"
+            "has comments after #, which are read as entries: "
+            "drop lines that begin with # with `kamon clean --drop-regex '^#'`"
         ]
     return []

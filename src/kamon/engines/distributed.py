@@ -89,7 +89,7 @@ class ProcessGroup:
         """Raise ConfigError on every rank if the texts differ. what: such as "the list"."""
         if self.any_rank(self.broadcast_bytes(text.encode()) != text.encode()):
             raise ConfigError(
-                f"{what} is not the same in all {self.size} processes: give each the same"
+                f"{what} differs between the {self.size} processes", "give each the same"
             )
 
     def raise_on_all(self, error: KamonError | None) -> None:
@@ -175,7 +175,7 @@ def env_int(name: str) -> int:
     text = os.environ.get(name, "")
     if not (text.isdecimal() and text.isascii()):
         raise ConfigError(
-            f"the environment has {name}={text!r} where a number belongs: start with torchrun"
+            f"the environment variable {name} is {text!r}, not a number", "start with torchrun"
         )
     return int(text)
 
@@ -188,13 +188,14 @@ def get_group() -> ProcessGroup:
         return ProcessGroup()
     rank = env_int("RANK")
     if rank >= size:
-        raise ConfigError(f"the environment has RANK={rank} of WORLD_SIZE={size}: use torchrun")
+        raise ConfigError(f"RANK={rank} does not fit WORLD_SIZE={size}", "start with torchrun")
     try:
         import torch
         from torch import distributed
     except ModuleNotFoundError:
         raise ConfigError(
-            "several processes need torch: pip install 'kamon[torch]', or start one alone"
+            "training in several processes needs torch",
+            "pip install 'kamon[torch]', or start one process",
         ) from None
     backend = "cpu:gloo"
     if torch.cuda.is_available():
@@ -207,8 +208,8 @@ def get_group() -> ProcessGroup:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"the {size} processes of this training do not find each other: {reason}; start them "
-            "with torchrun"
+            f"the {size} processes of this training cannot connect: {reason}",
+            "start them with torchrun",
         ) from None
     atexit.register(distributed.destroy_process_group)
     return ProcessGroup(rank, size)
@@ -258,6 +259,6 @@ def check_engine(engine: str) -> None:
     """Raise ConfigError if several processes were started and this engine allows only one."""
     if (size := world_size()) > 1 and engine != "torch":
         raise ConfigError(
-            f"{size} processes were started together, and the {engine} engine trains in one: "
-            "--engine torch"
+            f"the {engine} engine trains in one process, and {size} were started",
+            "use --engine torch",
         )

@@ -78,33 +78,35 @@ def make_engine(
     """
     name = name or best_engine()
     if dtype not in (None, *DTYPES):
-        raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
+        raise ConfigError(f"unknown dtype {dtype!r}", f"choose from {', '.join(DTYPES)}")
     if device not in (None, *DEVICES):
-        raise ConfigError(f"unknown device {device!r}: there are {', '.join(DEVICES)}")
+        raise ConfigError(f"unknown device {device!r}", f"choose from {', '.join(DEVICES)}")
     threads = None if threads is None else num_threads(threads)
     if name == "torch":
         return make_torch(config, dtype or "float32", threads, device or "auto", compile)
     if name in ENGINES and (compile or device not in (None, "auto", "cpu")):
         what = "compile" if compile else f"device {device}"
-        raise ConfigError(f"{what} is for the torch engine: the {name} engine computes on the CPU")
+        raise ConfigError(f"{what} needs the torch engine", f"use --engine torch instead of {name}")
     if name in ENGINES and dtype == "bfloat16":
-        raise ConfigError(f"bfloat16 is for the torch engine: the {name} engine does not have it")
+        raise ConfigError(
+            "bfloat16 needs the torch engine", f"use --engine torch instead of {name}"
+        )
     if name == "native":
         from kamon.engines import native
         from kamon.native import library
 
         if why := library.why_not():
-            raise ConfigError(f"{why}; the engine that is there is scalar")
+            raise ConfigError(why, "use --engine scalar")
         return native.NativeEngine(config, num_params(config), dtype or "float32", threads)
     if name == "scalar":
         from kamon.engines.scalar import ScalarEngine
 
         if dtype == "float32":
-            raise ConfigError("the scalar engine computes in float64 alone")
+            raise ConfigError("the scalar engine computes only in float64", "leave out --dtype")
         c = config
         of_draw = partial(masks, c.dropout, c.seed, n_layer=c.n_layer, n_embd=c.n_embd)
         return ScalarEngine(config, parameter_shapes(config), of_draw)
-    raise ConfigError(f"unknown engine {name!r}: there are {', '.join(ENGINES)}")
+    raise ConfigError(f"unknown engine {name!r}", f"choose from {', '.join(ENGINES)}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def make_torch(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
-        raise ConfigError("the torch engine needs torch: pip install 'kamon[torch]'") from None
+        raise ConfigError("the torch engine needs torch", "pip install 'kamon[torch]'") from None
     from kamon.engines.distributed import get_group
 
     shapes = parameter_shapes(config)

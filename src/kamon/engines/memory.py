@@ -46,8 +46,8 @@ def check_memory(needed: float, what: str, remedy: str) -> None:
     free = float("inf") if needed < MIN_ASKED_BYTES else available()
     if needed > free:
         raise ConfigError(
-            f"{what} would need {needed / GB:,.1f} GB of memory, and {free / GB:,.1f} GB are "
-            f"free: {remedy}"
+            f"{what} needs {needed / GB:,.1f} GB of memory, and only {free / GB:,.1f} GB are free",
+            remedy,
         )
 
 
@@ -76,7 +76,7 @@ def check_model(
     default = Config()
     settings = ("n_layer", "n_embd", "block_size", "batch_size")
     best = min(settings, key=lambda name: needed(sizes | {name: getattr(default, name)}))
-    remedy = f"a smaller {best} than {sizes[best]} needs less"
+    remedy = f"use a smaller {best} than {sizes[best]}"
     check_memory(needed(sizes), "training this model", remedy)
 
 

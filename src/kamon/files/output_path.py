@@ -33,7 +33,7 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
     path = Path(output)
     with write_errors(output):
         if not str(output):
-            raise StoreError("cannot write '': the name is empty")
+            raise StoreError("the output name is empty", "give a file name with -o")
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(output)  # raises an error for a name that no file can have
         if path.is_dir():
@@ -41,12 +41,16 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
         if path.exists() and not path.is_file():
             raise StoreError(f"{path} is not a file", "choose another name with -o")
         if path.exists() and not overwrite:
-            raise StoreError(f"{path} already exists", "choose another -o, or add --overwrite")
+            raise StoreError(
+                f"{path} already exists", "choose another name with -o, or add --overwrite"
+            )
         above = next(parent for parent in path.absolute().parents if folder or parent.exists())
         if folder and not above.is_dir():
-            raise StoreError(f"cannot write {path}: its folder does not exist")
+            raise StoreError(
+                f"cannot write {path}: its directory does not exist", "create the directory first"
+            )
         if not above.is_dir():
-            raise StoreError(f"{above} is not a folder", "choose another name with -o")
+            raise StoreError(f"{above} is not a directory", "choose another name with -o")
     return path
 
 
@@ -63,6 +67,6 @@ def check_not_input(output: str | Path, source: str, kind: type[KamonError] = Co
 def check_directory(path: Path, given: str, what: str) -> None:
     """Raise StoreError if no directory of ours can be at this path. what: "the model"."""
     if path.resolve() == Path.cwd():
-        raise StoreError(f"{given} is the current directory", f"name a new one for {what}")
+        raise StoreError(f"{given} is the current directory", f"give a new directory for {what}")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise StoreError(f"{given} is not a directory", f"choose another name for {what}")

@@ -40,8 +40,8 @@ def enough_room() -> Iterator[None]:
         yield
     except OSError as error:
         raise CorpusError(
-            f"no room for the list in {tempfile.gettempdir()}: {error.strerror}",
-            "set TMPDIR to a folder with more room",
+            f"cannot store this list in {tempfile.gettempdir()}: {error.strerror}",
+            "set TMPDIR to a directory with more space",
         ) from None
 
 

@@ -69,7 +69,7 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
     for path in paths:
         if path == "-":
             raise ConfigError(
-                "standard input cannot be packed, since it can be read but once: name a file"
+                "standard input cannot be packed, because it can be read only once", "give a file"
             )
         files, hidden = files_in(path) if os.path.isdir(path) else ([path], 0)
         num_hidden += hidden
@@ -77,7 +77,9 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
             status = stat_of(file)
             same = seen.setdefault((status.st_dev, status.st_ino), file)
             if same is not file:
-                raise ConfigError(f"{name_of(file)} is packed already as {name_of(same)}: drop one")
+                raise ConfigError(
+                    f"{name_of(file)} is the same file as {name_of(same)}", "give it once"
+                )
             kind = format or format_of(file)
             sources.append(Source(file, status.st_size, status.st_mtime_ns, kind))
     if any(source.path.lower().endswith(".zst") for source in sources):
@@ -98,7 +100,7 @@ def files_in(folder: str) -> tuple[list[str], int]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [os.path.join(path, name) for name in files if not name.startswith(".")]
     if not names:
-        raise CorpusError(f"{name_of(folder)} is a directory without files")
+        raise CorpusError(f"{name_of(folder)} is an empty directory")
     return sorted(names, key=lambda path: path.split(os.sep)), num_hidden
 
 
@@ -109,7 +111,7 @@ def stat_of(path: str) -> os.stat_result:
         with open_source(path, name_of(path)) as file:  # raises an error that says why
             status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
-        raise CorpusError(f"{name_of(path)} is not a file, and can be read but once: copy it first")
+        raise CorpusError(f"{name_of(path)} is not a regular file", "copy it to a file first")
     return status
 
 
@@ -163,8 +165,8 @@ def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iter
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
             raise CorpusError(
-                f"{source.name} was changed while it was packed: run the command again, with "
-                "--overwrite, when it stays as it is"
+                f"{source.name} changed while it was packed",
+                "run the command again with --overwrite",
             )
         yield from decoded(piece_bytes(source, piece, file, report), source.name, number)
 

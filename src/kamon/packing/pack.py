@@ -131,7 +131,7 @@ def pack(
     given = str(output)
     options = options or PackOptions()
     if not given:
-        raise StoreError("an empty name is no new directory: name one for the shards")
+        raise StoreError("the output name is empty", "give a new directory for the shards")
     if "\0" in given:
         raise StoreError(f"cannot write {given!r}: embedded null byte")
     options.check()
@@ -175,7 +175,7 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
     with ExitStack() as stack, write_errors(given):
         check_directory(path, given, "the shards")
         if path.parent.is_dir() and is_model(path.parent):
-            raise StoreError(f"{given} would lie in a model: choose another name")
+            raise StoreError(f"{given} is inside a model directory", "choose another name")
         if not path.exists():
             path.mkdir(parents=True)
             sync_folder(path.parent)
@@ -183,7 +183,7 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
         # A directory of ours is empty, or has a plan or a manifest and only files of packing.
         finished = {name for name in os.listdir(path) if not UNFINISHED.fullmatch(name)} - {LOCK}
         if not all(map(own_files, finished)) or (finished and planned(path) is None):
-            raise StoreError(f"{given} holds something else than shards: choose another name")
+            raise StoreError(f"{given} contains something other than shards", "choose another name")
         made = not os.listdir(path)
         stack.enter_context(locked(path / LOCK, given))
         stack.push(partial(remove_if_unused, path, made))
@@ -192,8 +192,8 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
         begun = any(name == MANIFEST or name.startswith("unit-") for name in os.listdir(path))
         if begun and before not in (None, plan.content) and not overwrite:
             raise StoreError(
-                f"{given} was begun otherwise: {difference(before, plan.content)}; "
-                "choose another name, or start it anew with --overwrite"
+                f"{given} was started with other settings: {difference(before, plan.content)}",
+                "choose another name, or start again with --overwrite",
             )
         if overwrite or before != plan.content:
             (path / MANIFEST).unlink(missing_ok=True)  # first: it must not outlive its shards

@@ -57,7 +57,7 @@ class PackOptions:
         if self.mode not in MODES:
             raise ConfigError(f"mode must be documents or text, not {self.mode!r}")
         if self.vocab_size is not None and self.tokenizer != "bpe":
-            raise ConfigError("vocab_size is of --tokenizer bpe alone: leave it out")
+            raise ConfigError("vocab_size applies only to --tokenizer bpe", "leave it out")
         if self.shard_tokens < 1:
             raise ConfigError(f"shard_tokens must be 1 or more, not {self.shard_tokens}")
 
@@ -138,9 +138,11 @@ def make_plan(
     """
     sources, num_hidden = find_sources(list(map(str, inputs)), options.format)
     if options.column is not None and all(source.format == "text" for source in sources):
-        raise ConfigError("all files are read as text, which has no columns: name a --format")
+        raise ConfigError(
+            "all files are read as text, which has no columns", "add a --format such as csv"
+        )
     if not options.header and not any(source.format in TABLES for source in sources):
-        raise ConfigError("no file is a table, which may have a header: leave out --no-header")
+        raise ConfigError("no file is a table with a header row", "leave out --no-header")
     settings = dict(vars(options))
     existing, composed = None, True
     if options.tokenizer == "bpe":
@@ -172,9 +174,9 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
     for name in inputs:
         folder = Path(name).resolve()
         if folder == path or (folder.is_dir() and folder in path.parents):
-            raise ConfigError(f"{output} would lie in the input {name}: choose another place")
+            raise ConfigError(f"{output} is inside the input {name}", "choose another place")
         if path in folder.parents:
-            raise ConfigError(f"the input {name} lies in {output}: choose another name")
+            raise ConfigError(f"the input {name} is inside {output}", "choose another name")
 
 
 def difference(before: Any, now: dict[str, Any]) -> str:

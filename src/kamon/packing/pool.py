@@ -52,8 +52,8 @@ def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) ->
         return {unit: future.result() for future, unit in futures.items()}
     except BrokenProcessPool:
         raise CorpusError(
-            "a process that packs was killed, perhaps for want of memory: run the command again to "
-            "go on, with fewer --jobs"
+            "a packing process was killed, perhaps because memory ran out",
+            "run the command again with fewer --jobs to resume",
         ) from None
     finally:
         stop.set()

@@ -143,9 +143,9 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     if not place.exists():
         begun = path.is_dir() and (path / PLAN).exists()
         raise StoreError(
-            f"{path} is not packed to the end: run the same `kamon pack` again to go on"
+            *(f"{path} is only partly packed", "run the same `kamon pack` again to finish")
             if begun
-            else f"{path} holds no packed corpus: give the directory that `kamon pack -o` wrote"
+            else (f"no packed corpus at {path}", "give the directory that `kamon pack -o` wrote")
         )
     with opened(place) as file:
         text = file.read(MAX_MANIFEST_BYTES)

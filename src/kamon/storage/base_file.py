@@ -69,8 +69,8 @@ def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[floa
             raise ValueError
     except (OSError, ValueError, LookupError, TypeError, SafetensorError, KamonError):
         raise StoreError(
-            f"the pretrained base {path} is missing or damaged: install Kamon again, or train with "
-            "--from scratch"
+            f"the pretrained base {path} is missing or damaged",
+            "install Kamon again, or train with --from scratch",
         ) from None
     return config, tokenizer, numbers_of(halves)
 

@@ -153,7 +153,7 @@ def from_files(
         float(training.seconds)  # OverflowError if it is far too long a number
         to_json(training.content)  # ValueError if a number is not finite
         if STATE in names and training.tuning and EXAMPLES not in names:
-            raise StoreError(f"{name} says that it is tuned, and there is no {EXAMPLES}")
+            raise StoreError(f"{name} describes a fine-tuned model, but {EXAMPLES} is missing")
         return Checkpoint(
             config=config,
             tokenizer=tokenizer,
@@ -322,7 +322,7 @@ def from_safetensors(
         raise StoreError(f"{file} is damaged: {error}") from None
     if found.keys() != shapes.keys():
         odd = sorted(found.keys() ^ shapes.keys())[0]
-        raise StoreError(f"{file} and config.json differ: parameter {odd} is in one alone")
+        raise StoreError(f"{file} and config.json differ: only one of them has parameter {odd}")
     groups = []
     for prefix in prefixes:
         numbers = array("d")

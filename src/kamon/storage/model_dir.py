@@ -111,29 +111,27 @@ def remove_empty(path: Path) -> None:
 
 
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
-    """The absolute path that `save` will write to, or a StoreError: to be asked before the work."""
+    """Return the absolute path that `save` will write to. StoreError if it cannot: ask first."""
     given, path = str(path) or "an empty name", Path(path).absolute()
     with write_errors(given):
         if path.is_symlink():
-            raise StoreError(f"{given} is a symbolic link: name the directory itself")
+            raise StoreError(f"{given} is a symbolic link", "give the directory it points to")
         check_directory(path, given, "the model")
         if path.is_dir():
             there = numbered_dirs(path)  # first: one that comes in between makes it a model
             if is_model(path):
                 if not overwrite:
                     raise StoreError(
-                        f"{given} holds a model already: choose another name, or --overwrite it"
+                        f"{given} already contains a model",
+                        "choose another name, or add --overwrite",
                     )
             elif there or not all(map(is_own_name, os.listdir(path))):
                 raise StoreError(
-                    f"{given} holds something else than a model, or a damaged one: "
-                    "choose another name"
+                    f"{given} contains something other than a model, or a damaged model",
+                    "choose another name",
                 )
         if path.parent.is_dir() and is_model(path.parent):
-            raise StoreError(
-                f"{given} would lie in another model, where nothing may be added: "
-                "choose another name"
-            )
+            raise StoreError(f"{given} is inside another model directory", "choose another name")
         folder = next(folder for folder in (path, *path.parents) if folder.exists())
         probe = folder / f".new-{secrets.token_hex(6)}"
         probe.mkdir()  # it can be made: so can the model
@@ -283,8 +281,7 @@ def load(path: str | Path) -> Checkpoint:
                     continue  # a training beside us has gone on meanwhile
                 _, older, _ = load_newest_whole(path)  # the same error, if none is whole
                 raise StoreError(
-                    f"{error}; {older.name} is whole: `kamon train --resume {path}` goes on from "
-                    "there"
+                    f"{error}", f"resume from {older.name} with `kamon train --resume {path}`"
                 ) from None
 
 
@@ -315,8 +312,12 @@ def require_dir(path: str | Path) -> Path:
     with readable(path):
         if path.is_dir():
             return path
-        kind = "is not a model directory but a file" if path.exists() else "does not exist"
-    raise StoreError(f"{path} {kind}: give the directory that `kamon train -o` wrote")
+        if path.exists():
+            raise StoreError(
+                f"{path} is a file, not a model directory",
+                "give the directory that `kamon train -o` wrote",
+            )
+    raise StoreError(f"no model at {path}", f"train one with `kamon train LIST -o {path}`")
 
 
 def numbered_dirs(path: Path) -> dict[int, Path]:
@@ -333,16 +334,16 @@ def newest_checkpoint_dir(path: Path) -> Path:
     found = checkpoint_dirs(path)
     if not found and (path / MANIFEST).is_file():
         raise StoreError(
-            f"{path} has an older format, which keeps nothing to go on with: start a new training "
-            "from it (--from)"
+            f"{path} has an older format, which cannot be resumed",
+            f"start a new training from it with `kamon train LIST --from {path}`",
         )
     if not found and (path / LOCK).exists():
         raise StoreError(
-            f"{path} has no generation of a model yet: its training is under way, or ended before "
-            "one was kept and has to be started again"
+            f"{path} has no checkpoint yet",
+            "wait if its training is still running, otherwise start the training again",
         )
     if not found:
-        raise StoreError(f"{path} is not a model directory: it has no generation of a model")
+        raise StoreError(f"no model in {path}", "give the directory that `kamon train -o` wrote")
     return found[-1]
 
 
@@ -351,7 +352,7 @@ def read_generation(folder: Path) -> Checkpoint:
     manifest = read_manifest(folder)
     entry = manifest["documents"]
     if not entry:
-        raise StoreError(f"{folder / MANIFEST} is damaged: it is that of another format")
+        raise StoreError(f"{folder / MANIFEST} is damaged: it has another format")
     documents = read_verified(folder.parent / entry["name"], entry, MAX_PACKED_BYTES)
     return read_stored(folder, manifest["files"], documents)
 
@@ -360,7 +361,9 @@ def read_flat(path: Path) -> Checkpoint:
     """A directory of format 2."""
     manifest = read_manifest(path)
     if manifest["documents"]:
-        raise StoreError(f"{path} is one generation of a model: give the directory that it is in")
+        raise StoreError(
+            f"{path} is one checkpoint of a model", "give the directory that contains it"
+        )
     files = manifest["files"]
     documents = read_verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
     stored = read_stored(path, files, documents)
@@ -425,7 +428,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if found["format"] != FORMAT:
             raise StoreError(
                 f"{folder} has format {found['format']!r:.20}, this version of Kamon reads "
-                f"{FORMAT} and {FLAT_FORMAT}: the versions of Kamon differ"
+                f"{FORMAT} and {FLAT_FORMAT}",
+                "use the version of Kamon that wrote the model",
             )
         names = found["files"].keys()
         if names - checkpoint.OPTIONAL != set(checkpoint.FILES):

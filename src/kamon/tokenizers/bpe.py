@@ -178,7 +178,7 @@ class BytePairTokenizer(Tokenizer):
             return b"".join(map(self._bytes.__getitem__, tokens))
         except KeyError as error:
             raise TokenizerError(
-                f"{error} is no token: there are {self.vocab_size:,}, from 0 on"
+                f"{error} is not a token: tokens are numbers from 0 to {self.vocab_size - 1:,}"
             ) from None
 
     def unfinished(self, tokens: Iterable[int]) -> bytes | None:
@@ -456,7 +456,7 @@ def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:
                 shown = part if len(part) <= MAX_SHOWN else part[:MAX_SHOWN] + "…"
                 raise TokenizerError(
                     f"character {match[0]!a} (U+{ord(match[0]):04X}), number "
-                    f"{match.start() + 1} in {shown!r}, is a lone surrogate: that is no text"
+                    f"{match.start() + 1} in {shown!r}, is a lone surrogate, which is not text"
                 ) from None
 
 

@@ -11,7 +11,7 @@ from unicodedata import combining, is_normalized, normalize
 
 from kamon.data.documents import BLOCK_DOCS, Documents, nfc
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
-from kamon.errors import TokenizerError
+from kamon.errors import HINT, TokenizerError
 from kamon.tokenizers.base import (
     MAX_SHOWN,
     Tokenizer,
@@ -229,8 +229,8 @@ class CharTokenizer(Tokenizer):
         known = self.replace_unknown(text)
         hint = ""
         if 0 < len(known) <= MAX_SHOWN and not self.unknown(known):
-            hint = f"; it knows {quote_distinctly(known, text)}"
+            hint = f"{HINT}use {quote_distinctly(known, text)}, which it knows"
         return (
-            f"character {named} (U+{ord(char):04X}), number {place + 1} in {shown!r}, is none of "
-            f"the {len(self._tokens)} characters that the model was trained on{hint}"
+            f"the model does not know character {named} (U+{ord(char):04X}), number {place + 1} in "
+            f"{shown!r}{hint}"
         )

@@ -43,12 +43,12 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
         with open(path, "rb") as file:
             content = file.read(MAX_FILE + 1)
         if len(content) > MAX_FILE:
-            raise ConfigError(f"{path} has more than {MAX_FILE:,} bytes: no tokenizer has")
+            raise ConfigError(f"{path} has more than {MAX_FILE:,} bytes, too many for a tokenizer")
         return tokenizer_from_json(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the tokenizer {path}: {error.strerror}") from None
     except TokenizerError as error:
-        raise ConfigError(f"{path} is no tokenizer: {error}") from None
+        raise ConfigError(f"{path} is not a tokenizer: {error}") from None
     except ValueError as error:  # a NUL in the name
         if isinstance(error, ConfigError):
             raise

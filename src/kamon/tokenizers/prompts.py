@@ -21,7 +21,9 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     Raises: TokenizerError for unknown characters, ConfigError if the model knows no prompts.
     """
     if not knows_prompts(tokenizer):
-        raise ConfigError("the model knows no prompts: `kamon sft` teaches a model to answer them")
+        raise ConfigError(
+            "the model does not follow prompts", "fine-tune it on prompts with `kamon sft`"
+        )
     return (*tokenizer.encode(prompt), tokenizer.special[ANSWER])
 
 
@@ -35,8 +37,9 @@ def prompt_prefix(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> 
     before = prompt_tokens(tokenizer, prompt)
     if len(before) >= block_size:
         raise ConfigError(
-            f"the prompt {prompt!r:.100} has {len(before) - 1} tokens, which leave no "
-            f"room for an answer in the model's block_size {block_size}"
+            f"the prompt {prompt!r:.100} has {len(before) - 1} tokens, too many for the "
+            f"model's block_size {block_size}",
+            "shorten the prompt",
         )
     return before
 

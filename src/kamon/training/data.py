@@ -131,8 +131,8 @@ class PackedData(TrainingData):
             return self.shards.windows("train", size, config.seed)
         if config.long_documents == "windows":
             raise ConfigError(
-                "long_documents = windows is not for packed documents: pack "
-                f"{self.shards.path} as text"
+                "long_documents = windows does not apply to packed documents",
+                f"pack {self.shards.path} as text",
             )
         return self.shards.documents("train", size, config.seed)
 
@@ -177,7 +177,9 @@ def load_training_data(
     tokenizer, whose = options.tokenizer, "the tokenizer"
     if start is not None:
         if tokenizer != "char" or options.vocab_size is not None:
-            raise ConfigError("the model to start from has its tokenizer: name no other one")
+            raise ConfigError(
+                "a model that starts from another keeps its tokenizer", "leave out the tokenizer"
+            )
         tokenizer, mode, whose = start.tokenizer, start.config.mode, "the model to start from"
     shards = shards_of(options)
     if shards is not None:
@@ -210,13 +212,13 @@ def reload_training_data(
     shards = shards_of(options)
     if record.packed:
         if docs is not None and shards is None:
-            raise ConfigError(f"{path} learns a packed corpus: {docs!r:.80} is none")
+            raise ConfigError(f"{path} was trained on a packed corpus, and {docs!r:.80} is not one")
         shards = shards or open_shards(record.packed)
         if shards.sha256 != record.sha256:
-            raise ConfigError(f"{shards.path} is not the packed corpus that {path} learns")
+            raise ConfigError(f"{shards.path} is not the packed corpus that {path} was trained on")
         return packed_data(shards, mode=mode, hold_out=hold_out, in_order="split" not in record)
     if shards is not None:
-        raise ConfigError(f"{path} learns a list, and {docs} is a packed corpus")
+        raise ConfigError(f"{path} was trained on a list, and {docs} is a packed corpus")
     assert isinstance(checkpoint.documents, bytes)
     documents = unpack_documents(checkpoint.documents)
     if documents.sha256() != record.sha256:
@@ -245,7 +247,7 @@ def shards_of(options: DataOptions) -> Shards | None:
         return None
     if options.column is not None or options.format is not None or not options.header:
         raise ConfigError(
-            "column, format and header say how to read a file, and this is a packed corpus"
+            "column, format and header do not apply to a packed corpus", "leave them out"
         )
     return docs
 
@@ -258,7 +260,9 @@ def corpus_of(options: DataOptions, mode: str, *, composed: bool) -> Corpus:
             docs, column=column, format=format, header=header, mode=mode, composed=composed
         )
     if column is not None or format is not None or not header:
-        raise ConfigError("column, format and header say how to read a file, and there is none")
+        raise ConfigError(
+            "column, format and header need a file", "leave them out, or give the file"
+        )
     if isinstance(docs, Corpus):
         return docs
     return corpus.from_docs(cast("Iterable[str]", docs), composed=composed)
@@ -341,13 +345,15 @@ def packed_data(
     """
     path, packed = shards.path, shards.mode
     if mode == "documents" and packed == "text":
-        raise ConfigError(f"{path} is packed as text: learn it as that, or pack it as documents")
+        raise ConfigError(
+            f"{path} is packed as text", "train with --mode text, or pack it as documents"
+        )
     if not hold_out and shards.num_docs("held_out"):
         raise ConfigError(
-            f"{path} has documents held out: `kamon pack --no-holdout` makes shards without any"
+            f"{path} has a validation set", "pack it without one with `kamon pack --no-holdout`"
         )
     if not shards.num_docs("train"):
-        raise CorpusError(f"{path} holds nothing to learn from")
+        raise CorpusError(f"{path} has no training data")
     mode = mode or packed
     if not in_order:
         check_packed(shards, mode)
@@ -388,8 +394,8 @@ def make_tokenizer(
         return BytePairTokenizer.train(train_docs, BPE_VOCAB if vocab_size is None else vocab_size)
     if vocab_size is not None:
         raise ConfigError(
-            "vocab_size cannot be set: it is the tokenizer's number of tokens, to be chosen for a "
-            "new one of type bpe alone"
+            "vocab_size can be set only for a new BPE tokenizer",
+            "leave it out, or add --tokenizer bpe",
         )
     if wanted == "char":
         return CharTokenizer(sorted(train_docs.chars() | validation_docs.chars()), composed=True)
@@ -397,7 +403,7 @@ def make_tokenizer(
         return wanted
     if not os.path.exists(wanted):
         known = suggestion(str(wanted), ["char", "bpe"])
-        raise ConfigError(f"there is no tokenizer and no file {wanted}{known}")
+        raise ConfigError(f"no tokenizer or file {wanted}{known}")
     return read_tokenizer(wanted)
 
 
@@ -429,8 +435,8 @@ def check_teaches(
     if mode == "text":
         if num_chars < MIN_CHARS:
             raise CorpusError(
-                f"{source} has {num_chars:,} characters: a text to learn from has {MIN_CHARS:,} "
-                "or more"
+                f"{source} has only {num_chars:,} characters",
+                f"text mode needs {MIN_CHARS:,} or more",
             )
         return
     first, differ, chars = None, False, set[str]()
@@ -441,12 +447,12 @@ def check_teaches(
         if differ and len(chars) > 1:
             return
     if not differ:
-        what = "one document" if num_docs == 1 else "one document again and again"
-        raise CorpusError(f"{source} holds {what}: there is nothing to learn but to repeat it")
+        what = "only one entry" if num_docs == 1 else "only one entry, repeated"
+        raise CorpusError(f"{source} has {what}", "add more entries, or use --mode text")
     if len(chars) == 1:
         raise CorpusError(
-            f"the documents of {source} all consist of one character, {min(chars)!r}: "
-            "there is nothing to learn but their length"
+            f"the entries of {source} consist of only one character, {min(chars)!r}",
+            "add entries with other characters",
         )
 
 
@@ -472,9 +478,9 @@ def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:
     if unknown:
         shown = "".join(unknown[:10])
         raise CorpusError(
-            f"{source.source} has characters that {whose} does not know "
-            f"({shown!r}{f' and {len(unknown) - 10:,} more' if len(unknown) > 10 else ''}): "
-            "leave those documents out, or start anew"
+            f"{source.source} has characters that {whose} does not know: "
+            f"{shown!r}{f' and {len(unknown) - 10:,} more' if len(unknown) > 10 else ''}",
+            "drop entries with these characters, or train with --from scratch",
         )
 
 
@@ -486,7 +492,7 @@ def check_same(path: str | Path, documents: Documents, docs: Corpus) -> None:
     pairs = zip_longest(documents, given)
     place, (own, other) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
     raise ConfigError(
-        f"{docs.source} is not the list that {path} learns: it has {len(given):,} different "
-        f"documents, not {len(documents):,}; the first that differs is number {place}, {other!r} "
-        f"for {own!r}"
+        f"{docs.source} is not the list that {path} was trained on: it has {len(given):,} unique "
+        f"entries, not {len(documents):,}, and number {place} is {other!r}, not {own!r}",
+        "give the same list, or leave it out to resume",
     )

@@ -1,4 +1,4 @@
-"""Pretraining: the order of documents and the schedule. No maths of its own."""
+"""Pretraining: the order of documents and the schedule. The engines do the maths."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ MAX_CHECKPOINT_SHARE = 0.01  # of the time, for keeping it
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. `losses` of all steps so far, in nats per token; `seconds` for those
-    after the first `num_before`, which an earlier training made; tokens and floating-point
-    operations per second without evaluations; held_out: the history of `EarlyStopping` so far
-    as there are any after an earlier step."""
+    """The progress of a training.
+
+    Attributes:
+        losses: of all steps so far, in nats per token.
+        seconds: for the steps after the first `num_before`, which an earlier run made.
+        tokens_per_second, flops: without evaluations.
+        held_out: the history of `EarlyStopping`.
+    """
 
     num_steps: int
     losses: array[float]
@@ -166,6 +170,6 @@ def mean_length(docs: PackedBatch | BatchSource, config: Config) -> float:
 def not_finite(step: int, config: Config) -> TrainingError:
     name = "std" if config.std > 1 else "learning_rate"
     return TrainingError(
-        f"the model is no longer finite at step {step} of {config.num_steps}: "
-        f"a smaller {name} than {getattr(config, name):g} may help"
+        f"training diverged at step {step} of {config.num_steps}: the loss is not finite",
+        f"try a smaller {name} than {getattr(config, name):g}",
     )

@@ -167,7 +167,9 @@ def preset(lengths: Counter[int], size: str, mode: str = "documents") -> dict[st
     if size == ORIGINAL:
         return {}
     if size not in PRESETS:
-        raise ConfigError(f"unknown size {size!r}: there is {', '.join(PRESETS)} and {ORIGINAL}")
+        raise ConfigError(
+            f"unknown size {size!r}", f"choose from {', '.join(PRESETS)} and {ORIGINAL}"
+        )
     if mode == "text":
         return COMMON | TEXT | TEXT_PRESETS[size]
     return COMMON | PRESETS[size] | {"block_size": block_size_for(lengths)}

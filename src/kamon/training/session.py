@@ -125,8 +125,8 @@ class TrainingSession:
             loss = mean_loss(setup.engine, docs)
         if not all(map(math.isfinite, (loss, *parts.values()))):
             raise TrainingError(
-                "the model gives documents held out no probability: "
-                f"a smaller learning_rate than {setup.config.learning_rate:g}, or std, may help"
+                "the model gives the validation set a probability of 0",
+                f"try a learning_rate below {setup.config.learning_rate:g}, or a smaller std",
             )
         best_step = validation.best_step or num_steps
         return ValidationRecord.of(num_docs, loss, best_step, over_fitted) | parts

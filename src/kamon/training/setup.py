@@ -173,8 +173,8 @@ def candidates(
     if isinstance(init_from, StartingPoint):
         if size is not None:
             raise ConfigError(
-                f"a model that starts from another has its size: leave out the size {size}, or "
-                f"start from {SCRATCH}"
+                f"size {size} does not apply to a model that starts from another",
+                f"leave it out, or use --from {SCRATCH}",
             )
         yield Candidate(fine_tune_config(data, settings, init_from.config, seconds), 0, init_from)
         return
@@ -293,7 +293,8 @@ def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
         own = getattr(base, name)
         if settings.get(name, own) != own:
             raise ConfigError(
-                f"the model to start from has {name} {own}, not {settings[name]}: leave that out"
+                f"the model to start from has {name} {own}, not {settings[name]}",
+                f"leave out {name}, or use --from {SCRATCH}",
             )
     return settings | {name: getattr(base, name) for name in SHAPE}
 
@@ -306,6 +307,6 @@ def check_settings(path: str | Path, config: Config, settings: dict[str, Any]) -
             make_config(settings)  # raises an error about the name
         if value != getattr(config, name):
             raise ConfigError(
-                f"{path} is trained with {name} {getattr(config, name)}, not {value}: leave that "
-                "out to go on, or start a new training from it (--from)"
+                f"{path} was trained with {name} {getattr(config, name)}, not {value}",
+                f"leave out {name} to resume, or start a new training with --from {path}",
             )
