@@ -305,7 +305,7 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     shown = kamon("inspect", path)
     assert shown.code == 0
     assert "fine-tuned with toy on toys: 25 examples, 4 steps" in shown.out
-    assert "from somewhere (SHA-256 " in shown.out
+    assert "base: somewhere (SHA-256 " in shown.out
     assert f"stopped after step 4 of 12: resume with `kamon toy --resume {path}`" in shown.out
     training = kamon("inspect", path, "--json").json["training"]
     known = training["tuning"]
