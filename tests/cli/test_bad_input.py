@@ -790,7 +790,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
             "ppo": "M --prefer len<3",
         }.items()
         for words, code, message in (
-            ("", 2, "name DIR, or a tuning to go on with (--resume)"),
+            ("", 2, "missing DIR"),
             (f"{begun} -o M", 1, "M holds a model already"),
             (f"{begun} -o new --n-embd 8", 2, "unknown option --n-embd"),
             (f"{begun} -o new --num-steps 0", 2, "num_steps must be 1 or more"),
@@ -808,7 +808,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
             ("--resume M --seed 0", 2, "--seed cannot be changed"),
             ("--resume M --config two.txt", 2, "--config cannot be changed"),
             ("--resume M --dtype float64", 2, "--dtype cannot be changed"),
-            ("--resume=", 2, "--resume needs the directory of a tuning, not an empty name"),
+            ("--resume=", 2, "--resume needs the directory of a model, not an empty name"),
             (f"{begun} --output=", 1, "an empty name is the current directory"),
         )
     ],
