@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import reprlib
 import shutil
 import textwrap
@@ -138,6 +139,7 @@ def option(group: argparse._ActionsContainer, usage: str, help: str, **more: Any
             optional = metavar.startswith("[")
             more["nargs"] = ("*" if optional else "+") if "..." in metavar else "?"
         more.setdefault("type", TYPES.get(type(more.get("default")), TYPES.get(metavar, str)))
+    help = re.sub(r"%(?!\()", "%%", help)  # argparse replaces %(default)s
     group.add_argument(*(names or [more.pop("dest", name_of(usage))]), help=help, **more)
 
 

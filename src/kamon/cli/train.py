@@ -107,7 +107,7 @@ RESUMING = {
     "--resume DIR": "resume the training in DIR exactly where it stopped",
     "--extend N": "with --resume: train N steps more than planned [default: 0]",
     "--checkpoint-every N": "save a checkpoint every N steps, or at intervals such as 30s "
-    "[default: takes under 1%% of the time]",
+    "[default: takes under 1% of the time]",
 }
 
 
