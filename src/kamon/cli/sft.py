@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
         "block_size": "the base's, or the longest example",
         "num_steps": f"{sft.EPOCHS} epochs, {sft.MIN_STEPS} to {max_steps:.0f}",
         "learning_rate": f"{sft.LEARNING_RATE_FACTOR:g} times the base's",
-        "warmup_steps": f"{sft.WARM_UP:.0%}% of the steps",
+        "warmup_steps": f"{sft.WARM_UP:.0%} of the steps",
     }
     accepted, defaults = ("block_size", "dropout", "temperature"), {"base_share": sft.BASE_SHARE}
     tuning.add_arguments(parser, "sft", OWN, defaults, settings, accepted)
