@@ -348,9 +348,9 @@ def test_the_table(folder: Path, kamon: Kamon) -> None:
     found = kamon("eval", folder, "-n", 200, "--json").json
     documents, samples = found["documents"], found["samples"]
     assert done.code == 0
-    head, table, last, sampled, second, third = done.out.split("\n\n")
+    sizes, table, last, sampled, second, third = done.out.split("\n\n")
     columns, *rows = table.splitlines()
-    assert head == (
+    assert sizes == (
         f"validation set: {documents['num_docs']} entries, "
         f"{documents['num_tokens']} tokens, {documents['num_chars']} characters"
     )
@@ -399,7 +399,7 @@ def test_the_table(folder: Path, kamon: Kamon) -> None:
     for row, similar in zip(rows, samples["similar"], strict=True):
         nearest = "(none)" if similar["document"] is None else similar["document"]
         assert row.split() == [*similar["text"].split(), f"{similar['ratio']:.2f}", nearest]
-    assert kamon("eval", folder, "-n=0").out == f"{head}\n\n{table}\n\n{last}\n"
+    assert kamon("eval", folder, "-n=0").out == f"{sizes}\n\n{table}\n\n{last}\n"
 
 
 def test_a_file_and_what_is_left_out_of_it(folder: Path, tmp_path: Path, kamon: Kamon) -> None:

@@ -170,5 +170,5 @@ def test_the_verb(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> 
     known = done.json["tuning"]["calibration"]
     assert sum(row["num_pairs"] for row in known["bins"]) == known["num_pairs"]
     shown = kamon("inspect", tmp_path / "r")
-    assert "tuned by reward on" in shown.out
+    assert "fine-tuned with reward on" in shown.out
     assert "<|good|>, <|bad|>" in shown.out

@@ -27,7 +27,7 @@ OPTIONS = {
     "--interactive": "complete while you type: Tab accepts, Enter prints the line, Esc leaves",
 }
 EXAMPLES = """\
-kamon complete names ma          # how names with ma go on
+kamon complete names ma          # how names with ma continue
 kamon complete names ma -n 3     # only 3 completions
 kamon complete names --interactive
 """

@@ -1,8 +1,9 @@
-"""Count n-grams of a list: how well they guess held-out documents, which a model must beat.
+"""Measure n-gram models of a list.
 
-A tenth of the different documents is held out, chosen by their content, if there are 100 or more.
-The table has, for each order, nats a token (each document's end is a token), bits a character and
-perplexity of that tenth.
+The table has the losses of each order on the validation set: nats per token, with the end of an
+entry as a token, bits per character, and perplexity. The best order then makes samples, without
+empty ones. Without a validation set, the n-gram of --order makes
+the samples.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ def run(args: Args) -> None:
 def fit(
     tokenizer: CharTokenizer, train: Documents, held: Documents, max_order: int
 ) -> tuple[NativeNgram | Ngram, list[LossMetrics]]:
-    """Return the best n-gram, and the losses of each order on what is held out.
+    """Return the best n-gram, and the losses of each order on the validation set.
 
-    Order 0 is uniform. If nothing is held out, the n-gram is that of `max_order`.
+    Order 0 is uniform. Without a validation set, the n-gram is that of `max_order`.
     """
     from kamon.evaluation.evaluate import loss_metrics
     from kamon.ngrams.native import best_ngram, count_ngram
