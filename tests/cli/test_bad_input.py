@@ -123,8 +123,14 @@ BAD_TEXT = {
     os.fsdecode(b"no\xff.txt"): (b"", r"no\xff.txt is empty"),
 }
 
+NO_PROMPTS = "the model does not follow prompts\nhint: fine-tune it on prompts with `kamon sft`"
+NOT_TUNED = "M is a trained model, not a fine-tuned one\nhint: resume with `kamon train --resume M`"
+
 BAD_TABLES = {
-    "number.jsonl": (b'{"text":"a"}\n{"text":3}\n', "line 2 has something else than text"),
+    "number.jsonl": (
+        b'{"text":"a"}\n{"text":3}\n',
+        "line 2: the value of 'text' is not text\nhint: choose another key with --column",
+    ),
     "null.jsonl": (b'{"text":null}\n', "line 1: the value of 'text' is not text"),
     "array.jsonl": (b"[1]\n", "line 1 is not a JSON object"),
     "surrogate.jsonl": (b'{"text":"a\\ud800b"}\n', "a lone surrogate (U+D800) at character 2"),
@@ -279,7 +285,7 @@ def test_files_that_are_none(name: str, message: str, verb: str, kamon: Kamon) -
 @pytest.mark.usefixtures("here")
 def test_tables_that_cannot_be_read(name: str, verb: str, kamon: Kamon) -> None:
     column = ["--column=name"] if name.endswith("csv") else []
-    code = 2 if "column" in BAD_TABLES[name][1] or name == "wide-no.csv" else 1
+    code = 2 if name in ("twice.csv", "no-name.csv", "wide-no.csv") else 1
     done = kamon(*reading(verb, name, *column, *["--unknown=zero"] * (verb == "score")))
     assert_refused(done, code, BAD_TABLES[name][1], done.out if verb == "score" else "")
 
@@ -342,7 +348,7 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
     [
         (b"anna\n", "has only one entry"),
         (b"anna\nanna\n", "has only one entry, repeated"),
-        (b"ab" * 500_000, "holds one document"),
+        (b"ab" * 500_000, "x.txt has only one entry\nhint: add more entries, or use --mode text"),
         (b"a\naa\n", "consist of only one character, 'a'"),
     ],
 )
@@ -425,7 +431,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sample M --regex a{99999999999}", 2, "the repetition number is too large"),
     ("sample M -n -1", 2, "number of samples must be 0 or more, not -1"),
     ("sample M -n 1.5", 2, "must be a whole number, not '1.5'"),
-    ("sample M -n 1000000000000", 2, "1,000,000,000,000 samples would need "),
+    ("sample M -n 1000000000000", 2, "making 1,000,000,000,000 samples needs "),
     ("sample M -n 1000000000000 --copies", 2, "ask for fewer at a time"),
     ("sample M -n 1000000000000 --prefix a", 2, "ask for fewer at a time"),
     (f"sample M -n {HUGE}", 2, "ask for fewer at a time"),
@@ -451,7 +457,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (f"sample M --threads {HUGE}", 2, "threads must be from 1 to 1,024"),
     ("train two.txt -o new --threads 100000", 2, "threads must be from 1 to 1,024"),
     ("sample M --engine gpu", 2, "invalid choice: 'gpu'"),
-    ("sample M --engine scalar --dtype float32", 2, "computes in float64 alone"),
+    (
+        "sample M --engine scalar --dtype float32",
+        2,
+        "computes only in float64\nhint: leave out --dtype",
+    ),
     ("sample M --engine native --dtype bfloat16", 2, "bfloat16 needs the torch engine"),
     ("sample M --engine native --device cuda", 2, "device cuda needs the torch engine"),
     ("sample M --engine scalar --compile", 2, "compile needs the torch engine"),
@@ -488,8 +498,17 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["fill", "M", "\udcff*", "--json"], 1, r"character '\udcff'"),
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),
     (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty and matches only"),
-    ("score M hebrew.txt", 1, "hebrew.txt, line 1: character 'ש' (U+05E9), number 1"),
-    ("score M accents.txt", 1, "accents.txt, line 1: character 'é' (U+00E9)"),
+    (
+        "score M hebrew.txt",
+        1,
+        "hebrew.txt, line 1: the model does not know character 'ש' (U+05E9), number 1",
+    ),
+    (
+        "score M accents.txt",
+        1,
+        "accents.txt, line 1: the model does not know character 'é' (U+00E9)",
+    ),
+    ("score M accents.txt", 1, "hint: use 'e', which it knows, or use an option: --unknown zero"),
     ("score M two.txt --threshold nan", 2, "threshold must be a number of bits, not nan"),
     ("score M two.txt --threshold -inf", 2, "hint: write --threshold=-… for a value"),
     ("score M two.txt --top 0", 2, "top must be 1 or more, not 0"),
@@ -502,7 +521,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score M keys.jsonl", 1, "keys.jsonl, line 1 has no key 'text'"),
     ("score M hebrew.txt --unknown drop", 2, "invalid choice: 'drop'"),
     ("score M hebrew.txt", 1, "hint: --unknown zero gives such lines probability 0, skip"),
-    ("dpo M semicolons.csv -o new", 1, '; pairs are JSON lines such as {"chosen": "…", "rejected"'),
+    (
+        "dpo M semicolons.csv -o new",
+        1,
+        '\nhint: pairs are JSON lines such as {"chosen": "…", "rejected"',
+    ),
     ("reward M two.txt -o new", 1, "two.txt, line 1 is not valid JSON: Expecting value"),
     (
         "sft M two.txt -o new",
@@ -585,7 +608,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("train names -o new --no-header", 2, "the built-in list names has no columns"),
     ("train mark.csv -o new --no-header --column name", 2, "give a number from 1 to 2"),
     ("train mark.csv -o new --column 3", 2, "no column '3'\nhint: choose from name, id"),
-    ("sample M --column 1", 2, "say how to read the FILE of --exclude, and there is none"),
+    (
+        "sample M --column 1",
+        2,
+        "--column, --format and --no-header need the FILE of --exclude, and there is none",
+    ),
     ("train two.txt -o new --config .", 2, "cannot read .: Is a directory"),
     ("train two.txt -o new --config /dev/zero", 2, "/dev/zero has more than 1,048,576 characters"),
     (["train", "two.txt", "-o", "new", "--config", ""], 2, "cannot read : No such file"),
@@ -598,7 +625,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack -o new", 2, "INPUT"),
     ("pack - -o new", 2, "standard input cannot be packed"),
     ("pack two.txt -o two.txt", 2, "is inside the input two.txt"),
-    ("pack two.txt -o .", 2, "the input two.txt lies in ."),
+    ("pack two.txt -o .", 2, "the input two.txt is inside .\nhint: choose another name"),
     ("pack two.txt -o other", 1, "other contains something other than shards"),
     ("pack two.txt -o M --overwrite", 1, "M contains something other than shards"),
     ("pack two.txt -o M/sub", 1, "M/sub is inside a model"),
@@ -609,7 +636,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["pack", "two.txt", "-o", ""], 1, "the output name is empty"),
     ("pack other -o other/new", 2, "is inside the input other"),
     ("pack void -o new", 1, "void is an empty directory"),
-    ("pack two.txt two.txt -o new", 2, "two.txt is packed already"),
+    ("pack two.txt two.txt -o new", 2, "two.txt is the same file as two.txt\nhint: give it once"),
     ("pack two.txt -o new --mode lines", 2, "invalid choice: 'lines'"),
     ("pack two.txt -o new --format xml", 2, "invalid choice: 'xml'"),
     ("pack two.txt -o new --column x", 2, "which has no columns"),
@@ -617,20 +644,32 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack two.txt -o new --tokenizer words", 2, "cannot read the tokenizer words"),
     ("pack two.txt -o new --tokenizer hebrew.txt", 2, "hebrew.txt is not a tokenizer"),
     ("pack two.txt -o new --tokenizer void", 1, "no model in void"),
-    ("pack two.txt -o new --vocab-size 300", 2, "is of --tokenizer bpe alone"),
+    (
+        "pack two.txt -o new --vocab-size 300",
+        2,
+        "vocab_size applies only to --tokenizer bpe\nhint: leave it out",
+    ),
     ("pack two.txt -o new --tokenizer bpe --vocab-size 256", 2, "vocab_size must be from 257"),
     (f"pack two.txt -o new --tokenizer bpe --vocab-size {HUGE}", 2, "vocab_size must be from"),
     ("pack two.txt -o new --shard-tokens 0", 2, "shard_tokens must be 1 or more"),
     ("pack two.txt -o new --jobs 0", 2, "jobs must be from 1 to 1,024"),
     (f"pack two.txt -o new --jobs {HUGE}", 2, "jobs must be from 1 to 1,024"),
-    ("pack hebrew.txt -o new --tokenizer M", 1, "hebrew.txt, line 1: character 'ש'"),
+    (
+        "pack hebrew.txt -o new --tokenizer M",
+        1,
+        "hebrew.txt, line 1: the model does not know character 'ש'",
+    ),
     ("sft M", 2, "missing DATA"),
-    ("sft M none.jsonl -o new", 1, "there is no file none.jsonl"),
+    ("sft M none.jsonl -o new", 1, "no file none.jsonl"),
     ("sft M instruction -o new", 1, "did you mean 'instructions'?"),
     ("sft none two.txt -o new", 1, "no model at none"),
     ("sft M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
     ("sft M number.jsonl -o new", 1, "line 1 has no key 'prompt'"),
-    ("sft M array.jsonl -o new", 1, 'no JSON object such as {"prompt": "…", "completion": "…"}'),
+    (
+        "sft M array.jsonl -o new",
+        1,
+        'line 1 is not a JSON object such as {"prompt": "…", "completion": "…"}',
+    ),
     ("sft M empty.txt -o new", 1, "empty.txt is empty"),
     ("sft M blank.txt -o new", 1, "blank.txt has only blank lines"),
     ("sft M latin.txt -o new", 1, "line 1 is not valid JSON"),
@@ -643,11 +682,15 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sample M --prompt a", 2, "the model does not follow prompts"),
     ("serve none --no-browser", 1, "no model at none"),
     ("serve M two.txt --no-browser", 1, "two.txt is a file, not a model directory"),
-    ("serve M --no-browser --host example.org", 2, "--host takes the number of an address"),
+    (
+        "serve M --no-browser --host example.org",
+        2,
+        "--host must be an IP address, not 'example.org'\nhint: for example 127.0.0.1 or ::1",
+    ),
     ("serve M --no-browser --port 65536", 2, "port must be from 0 to 65535"),
     (f"serve M --no-browser --port {HUGE}", 2, "port must be from 0 to 65535"),
     ("serve M --no-browser --port x", 2, "must be a whole number"),
-    ("serve M --no-browser --limit jobs=x", 2, "--limit jobs needs a number above 0"),
+    ("serve M --no-browser --limit jobs=x", 2, "--limit jobs must be a number above 0, not 'x'"),
     ("serve M --no-browser --budget 3", 2, "--budget is only for a start without DIR"),
     (["serve", "M", "--no-browser", "--save-to", ""], 2, "need a name, not an empty one"),
     ("inspect", 2, "no model to inspect"),
@@ -672,13 +715,21 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("tokenizer train two.txt -o new --vocab-size 256", 2, "vocab_size must be from 257 (the"),
     (f"tokenizer train two.txt -o new --vocab-size {HUGE}", 2, "vocab_size must be from 257"),
     ("tokenizer train two.txt -o new --vocab-size 1.5", 2, "must be a whole number"),
-    ("tokenizer train two.txt -o two.txt --overwrite", 1, "is the input, which is never written"),
+    (
+        "tokenizer train two.txt -o two.txt --overwrite",
+        1,
+        "is the input, which is never overwritten\nhint: choose another name",
+    ),
     ("tokenizer train two.txt -o bom.txt", 1, "bom.txt already exists"),
     ("tokenizer train two.txt -o other", 1, "other is a directory"),
     ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: its directory does not exist"),
     ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
     (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),
-    (["tokenizer", "train", "two.txt", "-o", ""], 1, "cannot write '': the name is empty"),
+    (
+        ["tokenizer", "train", "two.txt", "-o", ""],
+        1,
+        "the output name is empty\nhint: give a file name with -o",
+    ),
     (["tokenizer", "train", "two.txt", "-o", "a\0b"], 1, r"cannot write 'a\x00b': embedded null"),
     (["tokenizer", "train", "two.txt", "-o", "x" * 300], 1, "File name too long"),
     ("tokenizer encode M two.txt x", 2, 'unexpected argument "x"'),
@@ -713,7 +764,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("dpo M --prefer len<99 -o new", 2, "samples satisfies the rule, so there is nothing"),
     ("dpo M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
     ("dpo M twice.jsonl -o new", 1, 'line 1 has no text under "chosen"'),
-    ("dpo M common -o new", 1, "pair 1, chosen: character '"),
+    ("dpo M common -o new", 1, "pair 1, chosen: the model does not know character '"),
     (
         "dpo M common -o new --num-pairs 0",
         2,
@@ -739,7 +790,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("dpo M --prefer len<=2 -o new --batch-size 0", 2, "batch_size must be 1 or more"),
     ("dpo M --prefer len<=2 -o new --learning-rate 0", 2, "learning_rate must be above 0"),
     ("dpo void common -o new", 1, "no model in void"),
-    ("dpo --resume M --beta 1", 2, "--beta cannot be changed where a tuning goes on"),
+    (
+        "dpo --resume M --beta 1",
+        2,
+        "--beta cannot be changed when resuming\nhint: leave it out, or start a new fine-tuning",
+    ),
     ("rate", 2, "DIR"),
     ("rate void -o new", 1, "no model in void"),
     ("rate M -o M", 1, "M already contains a model"),
@@ -769,9 +824,13 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("reward M two.txt -o new --num-pairs 5", 2, "--num-pairs is only for the built-in pairs"),
     ("reward M common -o new --lm-weight nan", 2, "lm_weight must be 0 or more and finite"),
     ("reward M common -o other", 1, "contains something other than a model"),
-    ("ppo M -o new", 2, "name what is rewarded"),
-    ("ppo M --reward M --prefer len<3 -o new", 2, "name what is rewarded"),
-    ("ppo M --reward M -o new", 2, "gives no rewards"),
+    ("ppo M -o new", 2, "ppo needs either --reward REWARD_DIR or --prefer RULE"),
+    (
+        "ppo M --reward M --prefer len<3 -o new",
+        2,
+        "ppo needs either --reward REWARD_DIR or --prefer RULE",
+    ),
+    ("ppo M --reward M -o new", 2, "M is not a reward model\nhint: train one with `kamon reward`"),
     ("ppo M --reward void -o new", 1, "no model in "),
     ("ppo M --prefer len< -o new", 2, "the rule 'len<', character 5"),
     (
@@ -787,8 +846,8 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("ppo --resume M --critic", 2, "--critic cannot be changed when resuming"),
     ("ppo --resume M --ppo-epochs 2", 2, "--ppo-epochs cannot be changed when resuming"),
     ("ppo --resume M --prompt a", 2, "--prompt cannot be changed when resuming"),
-    ("ppo M --prefer len<3 -o new --prompt a", 2, "the model knows no prompts: `kamon sft`"),
-    ("rate M -o new --prompt a", 2, "the model knows no prompts: `kamon sft` teaches"),
+    ("ppo M --prefer len<3 -o new --prompt a", 2, NO_PROMPTS),
+    ("rate M -o new --prompt a", 2, NO_PROMPTS),
     ("compare M B --prompt a", 2, "M knows no prompts"),
     ("dpo --resume M --loss ipo", 2, "--loss cannot be changed when resuming"),
     ("reward M common -o new --temperature 1", 2, "unknown option --temperature"),
@@ -803,19 +862,37 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
         }.items()
         for words, code, message in (
             ("", 2, "missing DIR"),
-            (f"{begun} -o M", 1, "M holds a model already"),
+            (
+                f"{begun} -o M",
+                1,
+                "M already contains a model\nhint: choose another name, or add --overwrite",
+            ),
             (f"{begun} -o new --n-embd 8", 2, "unknown option --n-embd"),
             (f"{begun} -o new --num-steps 0", 2, "num_steps must be 1 or more"),
             (f"{begun} -o new --beta1 1", 2, "beta1 must be from 0 to below 1"),
             (f"{begun} -o new --config none.toml", 2, "cannot read none.toml"),
             (f"{begun} -o new --config two.txt", 2, "two.txt is not valid TOML"),
             (f"{begun} -o new --checkpoint-every 0", 2, "--checkpoint-every must be a"),
-            (f"{begun} -o new --engine native --device cuda", 2, "device cuda is for the torch"),
+            (
+                f"{begun} -o new --engine native --device cuda",
+                2,
+                "device cuda needs the torch engine\nhint: use --engine torch",
+            ),
             (f"{begun} -o new --engine native --compile", 2, "compile needs the torch engine"),
-            ("--resume M", 2, "M is trained and not tuned: `kamon train --resume M` goes on"),
-            ("--resume M --device cpu", 2, "M is trained and not tuned"),
-            ("M --resume M", 2, "DIR cannot be changed where a tuning goes on"),
-            ("--resume M -o new", 2, "-o cannot be changed where a tuning goes on"),
+            ("--resume M", 2, NOT_TUNED),
+            ("--resume M --device cpu", 2, NOT_TUNED),
+            (
+                "M --resume M",
+                2,
+                "DIR cannot be changed when resuming\n"
+                "hint: leave it out, or start a new fine-tuning",
+            ),
+            (
+                "--resume M -o new",
+                2,
+                "-o cannot be changed when resuming\n"
+                "hint: leave it out, or start a new fine-tuning",
+            ),
             ("--resume M --overwrite", 2, "--overwrite cannot be changed"),
             ("--resume M --seed 0", 2, "--seed cannot be changed"),
             ("--resume M --config two.txt", 2, "--config cannot be changed"),
@@ -894,7 +971,9 @@ def test_a_condition_that_nothing_fulfils_ends(kamon: Kamon) -> None:
         done = kamon("sample", "M", *argv)
         assert (done.code, done.out) == (1, "")
         assert (
-            done.err == "0 of 20 found: among 1,000,000 candidates no more fulfil the conditions\n"
+            done.err
+            == "warning: found 0 of 20 samples: no more of 1,000,000 candidates satisfy the "
+            "conditions\n"
         )
 
 
@@ -1039,7 +1118,7 @@ def test_models_too_large_for_the_machine(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: FREE)
     done = kamon(*reading(verb, "two.txt"), "--num-steps=1", "--n-head=1", *flags.split())
-    assert_refused(done, 2, f"a smaller {named} needs less")
+    assert_refused(done, 2, f" GB are free\nhint: use a smaller {named}")
     assert re.search(r" needs [\d,]+\.\d GB of memory, and only 8\.0 GB are free\n", done.err)
 
 
@@ -1239,7 +1318,12 @@ def test_held_out_documents_without_any_probability(tmp_path: Path, kamon: Kamon
     )
     argv = ["train", tmp_path / "x.txt", "-o", tmp_path / "m", "--num-steps=1", "--dtype=float64"]
     done = kamon(*argv, "--learning-rate=100")
-    assert_refused(done, 1, "the model gives documents held out no probability")
+    assert_refused(
+        done,
+        1,
+        "the model gives the validation set a probability of 0\n"
+        "hint: try a learning_rate below 100, or a smaller std",
+    )
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
@@ -1276,27 +1360,32 @@ TRAIN: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (3, {}, TypeError, "not iterable"),
     (b"anna", {}, CorpusError, "document 1 is not a string but 97"),
     ([], {}, CorpusError, "a list in memory is empty"),
-    ("", {}, CorpusError, "no file with an empty name"),
+    ("", {}, CorpusError, "the file name is empty"),
     ([""], {}, CorpusError, "has only blank lines"),
     (["a", None], {}, CorpusError, "document 2 is not a string but None"),
     ([b"a", b"b"], {}, CorpusError, "document 1 is not a string but b'a'"),
     (["a\0"], {}, CorpusError, "document 1 has a NUL at character 2"),
     (["\ud800"], {}, CorpusError, "a lone surrogate (U+D800) at character 1"),
-    (["a"], {}, CorpusError, "one document"),
+    (["a"], {}, CorpusError, "has only one entry"),
     (Path("none"), {}, CorpusError, "no file none"),
     (Path(), {}, CorpusError, "is a directory"),
     (breaking(), {}, RuntimeError, "mine"),
     (NAMES, {"engine": "gpu"}, ConfigError, "unknown engine 'gpu'"),
     (NAMES, {"dtype": "int8"}, ConfigError, "unknown dtype 'int8'"),
     (NAMES, {"device": "tpu"}, ConfigError, "unknown device 'tpu'"),
-    (NAMES, {"engine": "native", "device": "mps"}, ConfigError, "device mps is for the torch"),
-    (NAMES, {"engine": "native", "compile": True}, ConfigError, "compile is for the torch"),
+    (
+        NAMES,
+        {"engine": "native", "device": "mps"},
+        ConfigError,
+        "device mps needs the torch engine",
+    ),
+    (NAMES, {"engine": "native", "compile": True}, ConfigError, "compile needs the torch engine"),
     (NAMES, {"threads": 0}, ConfigError, "threads must be from 1 to 1,024, not 0"),
     (NAMES, {"threads": True}, ConfigError, "threads must be a whole number, not True"),
     (NAMES, {"threads": "2"}, ConfigError, "threads must be a whole number, not '2'"),
     (NAMES, {"threads": 1.5}, ConfigError, "threads must be a whole number, not 1.5"),
     (NAMES, {"threads": np.True_}, ConfigError, "threads must be a whole number"),
-    (NAMES, {"column": "x"}, ConfigError, "there is none"),
+    (NAMES, {"column": "x"}, ConfigError, "column, format and header need a file"),
     (NAMES, {"budget": True}, ConfigError, "budget must be a number, not True"),
     (NAMES, {"budget": b"1s"}, ConfigError, "budget must be a number, not b'1s'"),
     (NAMES, {"budget": []}, ConfigError, "budget must be a number, not []"),
@@ -1311,10 +1400,10 @@ TRAIN: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (NAMES, {"mode": np.array(["text", "x"])}, ConfigError, "mode must be documents or text"),
     (NAMES, {"n_embd": HUGE}, ConfigError, "n_embd must be below 2**31"),
     (NAMES, {"warmup_steps": HUGE}, ConfigError, "warmup_steps must be below 2**31"),
-    (NAMES, {"learning_rate": 10**400}, ConfigError, "a number that a float can hold"),
+    (NAMES, {"learning_rate": 10**400}, ConfigError, "learning_rate is too large for a float"),
     (NAMES, {"seed": None}, ConfigError, "seed must be a whole number, not None"),
     (NAMES, {"schedule": b"linear"}, ConfigError, "schedule must be linear or cosine"),
-    (NAMES, {"vocab_size": 3}, ConfigError, "vocab_size cannot be set"),
+    (NAMES, {"vocab_size": 3}, ConfigError, "vocab_size can be set only for a new BPE tokenizer"),
     (NAMES, {"foo": 1}, ConfigError, "unknown setting 'foo'"),
 ]
 
@@ -1324,7 +1413,7 @@ def test_train_refuses(docs: Any, more: dict[str, Any], error: Any, message: str
     with pytest.raises(error) as caught:
         package.train(docs, **more)
     assert message in str(caught.value)
-    assert "\n" not in caught.value.message
+    assert "\n" not in getattr(caught.value, "message", str(caught.value))
 
 
 @pytest.fixture(scope="module")
@@ -1359,8 +1448,16 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: m.sample(2, foo=1), ConfigError, "unknown condition 'foo'"),
     (lambda m: m.sample(2, prompt=3), ConfigError, "prompt must be text, not 3"),
     (lambda m: m.sample(2, prompt="a"), ConfigError, "the model does not follow prompts"),
-    (lambda m: list(score.score(m, "anna")), ConfigError, "several texts, not one"),
-    (lambda m: score.score_list(m.engine, m.tokenizer, "a"), ConfigError, "several texts"),
+    (
+        lambda m: list(score.score(m, "anna")),
+        ConfigError,
+        "score takes a list of texts, not one text",
+    ),
+    (
+        lambda m: score.score_list(m.engine, m.tokenizer, "a"),
+        ConfigError,
+        "score takes a list of texts",
+    ),
     (lambda m: list(score.score(m, [b"a"])), TypeError, "expected str"),
     (lambda m: list(score.score(m, None)), TypeError, "not iterable"),
     (lambda m: list(score.score(m, breaking())), RuntimeError, "mine"),
@@ -1384,7 +1481,11 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (lambda m: evaluate.evaluate(m, n=None), ConfigError, "must be a whole number"),
     (lambda m: evaluate.evaluate(m, n=0, temperature="1"), ConfigError, "temperature must be"),
     (lambda m: evaluate.evaluate(m, n=0, seed="1"), ConfigError, "seed must be a whole number"),
-    (lambda _: cleaning.clean("anna"), ConfigError, "several documents, not one text"),
+    (
+        lambda _: cleaning.clean("anna"),
+        ConfigError,
+        "clean needs a list of documents, not one string",
+    ),
     (lambda _: cleaning.clean(["a", 3]), ConfigError, "must be text, not 3"),  # type: ignore[list-item]
     (lambda _: cleaning.clean(breaking()), RuntimeError, "mine"),
     (lambda _: cleaning.Options(min_len="1"), ConfigError, "min_len must be a whole number"),  # type: ignore[arg-type]
@@ -1409,7 +1510,7 @@ def test_python_refuses(ask: Ask, error: Any, message: str, model: package.Model
         ask(model)
     assert message in str(caught.value)
     assert len(str(caught.value)) < LONGEST
-    assert "\n" not in caught.value.message
+    assert "\n" not in getattr(caught.value, "message", str(caught.value))
 
 
 def test_what_python_may_give(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def test_train(kamon: Kamon) -> None:
     assert f"{made.vocab_size} tokens: 256 bytes, {len(made.merges)} merges and BOS\n" in done.out
     again = kamon("tokenizer", "train", "words.txt", "-o", "new.json")
     assert again.code == 1
-    assert "new.json is there already" in again.err
+    assert (
+        "new.json already exists\nhint: choose another name with -o, or add --overwrite"
+        in again.err
+    )
     done = kamon("tokenizer", "train", "words.txt", "-o", "new.json", "--overwrite", "--json")
     assert done.json["vocab_size"] == made.vocab_size == done.json["bos"] + 1
     assert done.json["num_bytes"] == len("the otherbathe ézz 9".encode())
@@ -399,7 +402,7 @@ def test_attention_and_embeddings_have_the_pieces(model: Model) -> None:
     tokens = model.tokenizer.encode("the ée")
     assert found.pieces == [model.tokenizer.token_text(token) for token in tokens]
     assert len(found.weights[0][0]) == len(tokens) + 1
-    with pytest.raises(ConfigError, match="the text has 12 tokens: block_size 8 holds 7"):
+    with pytest.raises(ConfigError, match="the text has 12 tokens, and block_size 8 allows 7"):
         introspection.attention(model, "q" * 12)
     seen = introspection.embeddings(model)
     assert len(seen.chars) + 1 == len(seen.tokens.points) == model.tokenizer.vocab_size

@@ -133,10 +133,13 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
         table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
-        raise TokenizerError(
-            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error}",
+        hint = (
             "--unknown zero gives such lines probability 0, skip drops them, "
-            "replace scores the closest known characters",
+            "replace scores the closest known characters"
+        )
+        raise TokenizerError(
+            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error.message}",
+            f"{error.hint}, or use an option: {hint}" if error.hint else hint,
         ) from None
     counts.lines += len(lines)
     counts.texts += len(texts)
@@ -157,7 +160,7 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
 
     say_line_ends(counts.broken)
     if not counts.texts:
-        what = "holds nothing but blank lines" if counts.lines else "is empty"
+        what = "has only blank lines" if counts.lines else "is empty"
         raise CorpusError(f"{name_of(args.file)} {what}")
     if counts.scored < counts.texts:
         why = " that have no close known character" if args.unknown == "replace" else ""

@@ -200,7 +200,9 @@ def json_array(name: str, lines: Iterable[str]) -> list[Any]:
                 f"{name} has a JSON array of more than {MAX_JSON:,} characters",
                 "write one element per line with `jq -c '.[]'`, and use --format jsonl",
             )
-    value = json_value(name, "\n".join(seen), 'an array such as ["…", "…"] or [{"text": "…"}]')
+    value = json_value(
+        name, "\n".join(seen), 'write an array such as ["…", "…"] or [{"text": "…"}]'
+    )
     if not isinstance(value, list):
         raise CorpusError(f'{name} is not a JSON array such as ["…", "…"]')
     return value
@@ -230,7 +232,7 @@ def json_value(where: str, text: str, wanted: str) -> Any:
         reason = getattr(error, "msg", other)
         if isinstance(error, json.JSONDecodeError) and "line" not in where:
             where += f", line {error.lineno}"
-        raise CorpusError(f"{where} is not valid JSON: {reason}", f"Kamon reads {wanted}") from None
+        raise CorpusError(f"{where} is not valid JSON: {reason}", wanted) from None
 
 
 def example(keys: Sequence[str]) -> str:

@@ -193,7 +193,7 @@ def check_room(n: int, length: int = 0) -> None:
     """ConfigError where n texts, made all at once with room for `length` tokens, are too many."""
     check_memory(
         n * (BYTES_OF_TEXT + 8.0 * length),
-        f"{n:,} samples",
+        f"making {n:,} samples",
         "ask for fewer at a time, each time with another seed",
     )
 

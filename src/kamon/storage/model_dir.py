@@ -281,7 +281,7 @@ def load(path: str | Path) -> Checkpoint:
                     continue  # a training beside us has gone on meanwhile
                 _, older, _ = load_newest_whole(path)  # the same error, if none is whole
                 raise StoreError(
-                    f"{error}", f"resume from {older.name} with `kamon train --resume {path}`"
+                    error.message, f"resume from {older.name} with `kamon train --resume {path}`"
                 ) from None
 
 
