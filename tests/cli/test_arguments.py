@@ -253,7 +253,7 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress_bar(show_training) as update:
         assert update
         update(Progress(100, array("d", [1.5]), 1.0, 0, 2_000.0, 3e9))
-    assert "loss 1.500, 2k tokens/s, 3 GFLOP/s" in terminal.getvalue()
+    assert "loss 1.500, 2k tokens/s\r" in terminal.getvalue()
 
 
 def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
