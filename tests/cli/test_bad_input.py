@@ -154,15 +154,18 @@ BAD_TABLES = {
     "twice.csv": (b"name,name\na,b\n", "more than one column 'name'"),
     "none.csv": (b"", "none.csv is empty"),
     "no-name.csv": (b"nam;id\nab;1\n", "no column 'name'\nhint: did you mean 'nam'?"),
-    "table.jsonl": (b"name;id\n", "line 1 is not valid JSON: Expecting value"),
+    "table.jsonl": (
+        b"name;id\n",
+        "line 1 is not valid JSON: Expecting value\nhint: each line is an object such as",
+    ),
     "wide-no.csv": (b",".join(b"c%d" % i for i in range(9999)), "c29 and 9,969 more"),
 }
 
 NO_FILES = [
     ("missing.txt", "no file missing.txt"),
     ("", "the file name is empty"),
-    (".", ". is a directory"),
-    ("M", "M is a directory"),
+    (".", ". is a directory\nhint: give a file in it"),
+    ("M", "M is a directory\nhint: give a file in it"),
     ("two.txt/x", "cannot read two.txt/x: Not a directory"),
     ("a\0b", r"cannot read 'a\x00b': embedded null byte"),
     ("x" * 300, "File name too long"),
@@ -346,7 +349,7 @@ def test_strange_lists(name: str, here: Path, kamon: Kamon) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"anna\n", "has only one entry"),
+        (b"anna\n", "has only one entry\nhint: add more entries, or use --mode text"),
         (b"anna\nanna\n", "has only one entry, repeated"),
         (b"ab" * 500_000, "x.txt has only one entry\nhint: add more entries, or use --mode text"),
         (b"a\naa\n", "consist of only one character, 'a'"),
@@ -526,7 +529,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
         1,
         '\nhint: pairs are JSON lines such as {"chosen": "…", "rejected"',
     ),
-    ("reward M two.txt -o new", 1, "two.txt, line 1 is not valid JSON: Expecting value"),
+    (
+        "reward M two.txt -o new",
+        1,
+        "two.txt, line 1 is not valid JSON: Expecting value\nhint: pairs are JSON lines",
+    ),
     (
         "sft M two.txt -o new",
         1,
@@ -553,7 +560,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("plot M --text é --json", 1, "character 'é'"),
     ("plot M --text abcdef --json", 2, "the text has 6 characters"),
     ("plot M --kind heads", 2, "invalid choice: 'heads'"),
-    ("plot M -o two.txt", 1, "two.txt is not a directory"),
+    ("plot M -o two.txt", 1, "two.txt is not a directory\nhint: choose another name"),
     ("plot M -o two.txt/x", 1, "two.txt is not a directory"),
     ("plot M --kind loss -o M/x.png", 1, "is in the model's own directory"),
     ("plot M --json -o x", 2, "--json writes no plots"),
@@ -563,8 +570,12 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["export", "M", "-o", ""], 2, "'' does not end in .json, .onnx or .py"),
     (["export", "M", "-o", "", "--format=json"], 1, ". is a directory"),
     ("export M -o x.gguf --format gguf", 2, "invalid choice: 'gguf'"),
-    ("export M -o other --format json", 1, "other is a directory"),
-    ("export M -o two.txt --format python", 1, "two.txt already exists"),
+    ("export M -o other --format json", 1, "other is a directory\nhint: choose another name"),
+    (
+        "export M -o two.txt --format python",
+        1,
+        "two.txt already exists\nhint: choose another name with -o",
+    ),
     ("export M -o two.txt/x.py --overwrite", 1, "two.txt is not a directory"),
     ("export M -o M/x.json", 1, "is in the model's own directory"),
     (f"export M -o {FULL} --format python --overwrite", 1, "/dev/full is not a file"),
@@ -664,7 +675,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("sft M instruction -o new", 1, "did you mean 'instructions'?"),
     ("sft none two.txt -o new", 1, "no model at none"),
     ("sft M two.txt -o new", 1, "two.txt, line 1 is not valid JSON"),
-    ("sft M number.jsonl -o new", 1, "line 1 has no key 'prompt'"),
+    ("sft M number.jsonl -o new", 1, "line 1 has no key 'prompt'\nhint: write each line as"),
     (
         "sft M array.jsonl -o new",
         1,
@@ -720,8 +731,12 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
         1,
         "is the input, which is never overwritten\nhint: choose another name",
     ),
-    ("tokenizer train two.txt -o bom.txt", 1, "bom.txt already exists"),
-    ("tokenizer train two.txt -o other", 1, "other is a directory"),
+    (
+        "tokenizer train two.txt -o bom.txt",
+        1,
+        "bom.txt already exists\nhint: choose another name with -o",
+    ),
+    ("tokenizer train two.txt -o other", 1, "other is a directory\nhint: choose another name"),
     ("tokenizer train two.txt -o none/x", 1, "cannot write none/x: its directory does not exist"),
     ("tokenizer train two.txt -o two.txt/x", 1, "cannot write"),
     (f"tokenizer train two.txt -o {FULL}", 1, "is not a file"),

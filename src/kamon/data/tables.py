@@ -152,16 +152,18 @@ def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[
 
 
 def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    fixed = f"write each line as {example(keys)}" if len(keys) > 1 else ""  # not to be chosen
     for key in keys:
         if key in record and not isinstance(record[key], str):
             raise CorpusError(
                 f"{name}, {where}: the value of {key!r} is not text",
-                "choose another key with --column",
+                fixed or "choose another key with --column",
             )
         if key not in record:
             keys_here = listed(record) or "none"
             raise CorpusError(
-                f"{name}, {where} has no key {key!r}", f"choose one with --column: {keys_here}"
+                f"{name}, {where} has no key {key!r}",
+                fixed or f"choose one with --column: {keys_here}",
             )
     return [checked_text(name, where, record[key]) for key in keys]
 
