@@ -322,7 +322,7 @@ def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
 
 def raise_empty(plan: PackPlan) -> None:
     names = plan.sources[0].name if len(plan.sources) == 1 else "the input"
-    what = "holds nothing but blank lines" if plan.num_bytes else "is empty"
+    what = "has only blank lines" if plan.num_bytes else "is empty"
     raise CorpusError(f"{names} {what}")
 
 
