@@ -585,7 +585,7 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\r\n", "a.txt has only blank lines"),
-        ("a.txt.gz", squeezed(b""), "holds nothing"),
+        ("a.txt.gz", squeezed(b""), "a.txt.gz has only blank lines"),
         ("a.txt.gz", b"", "a.txt.gz is empty"),
         ("a.txt.gz", squeezed(b"anna\n")[:-1], "a.txt.gz is damaged: its end is missing"),
         ("a.txt.zst", zstandard.compress(b"anna\n")[:-1], "zst is damaged: its end is missing"),

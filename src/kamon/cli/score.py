@@ -157,7 +157,7 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
 
     say_line_ends(counts.broken)
     if not counts.texts:
-        what = "holds nothing but blank lines" if counts.lines else "is empty"
+        what = "has only blank lines" if counts.lines else "is empty"
         raise CorpusError(f"{name_of(args.file)} {what}")
     if counts.scored < counts.texts:
         why = " that have no close known character" if args.unknown == "replace" else ""
