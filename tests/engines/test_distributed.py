@@ -339,7 +339,11 @@ def test_what_goes_wrong_in_one_is_said_by_the_first(
     other = tmp_path / "other.txt"
     other.write_text("karl\notto\nemil\n")
     for second, said, codes in (
-        (other, "what is to be learned is not the same in all 2 processes", [2, 2]),
+        (
+            other,
+            "the training set differs between the 2 processes\nhint: give each the same",
+            [2, 2],
+        ),
         (tmp_path / "no.txt", "process 1 of 2: no file", [1, 1]),
     ):
         ends = ended(together(*[["train", each, "-o", "m", *FLAGS] for each in (names, second)]))
