@@ -127,7 +127,7 @@ def train(
     given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
     with open_writer(options) as writer:
         data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), start))
-        group.assert_equal(data.record.sha256, "what is to be learned")
+        group.assert_equal(data.record.sha256, "the training set")
         setup = choose_setup(
             data,
             settings,

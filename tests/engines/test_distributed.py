@@ -92,7 +92,10 @@ def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert (distributed.world_size(), distributed.this_rank()) == (2, 1)
     distributed.check_engine("torch")
-    with pytest.raises(ConfigError, match="2 processes were started together, and the native eng"):
+    with pytest.raises(
+        ConfigError,
+        match="native engine trains in one process, and 2 were started\nhint: use --eng",
+    ):
         distributed.check_engine("native")
     for size in ("two", "", "-1", "²"):
         monkeypatch.setenv("WORLD_SIZE", size)
@@ -336,8 +339,12 @@ def test_what_goes_wrong_in_one_is_said_by_the_first(
     other = tmp_path / "other.txt"
     other.write_text("karl\notto\nemil\n")
     for second, said, codes in (
-        (other, "what is to be learned is not the same in all 2 processes", [2, 2]),
-        (tmp_path / "no.txt", "process 1 of 2: there is no file", [1, 1]),
+        (
+            other,
+            "the training set differs between the 2 processes\nhint: give each the same",
+            [2, 2],
+        ),
+        (tmp_path / "no.txt", "process 1 of 2: no file", [1, 1]),
     ):
         ends = ended(together(*[["train", each, "-o", "m", *FLAGS] for each in (names, second)]))
         assert [end.code for end in ends] == codes
@@ -345,7 +352,9 @@ def test_what_goes_wrong_in_one_is_said_by_the_first(
         assert (ends[1].out, ends[1].err) == ("", "")
     ends = ended(together(*[["train", names, "-o", "m"]] * 2))
     assert [end.code for end in ends] == [2, 2]
-    assert "2 processes were started together" in ends[0].err
+    assert (
+        "engine trains in one process, and 2 were started\nhint: use --engine torch" in ends[0].err
+    )
     assert not (tmp_path / "rank-0" / "m").exists()
 
 
@@ -353,7 +362,7 @@ def test_what_goes_wrong_in_one_is_said_by_the_first(
 def test_one_that_is_killed_ends_the_other(names: Path, together: Start) -> None:
     running = together(*[["train", names, "-o", "m", *FLAGS, "--num-steps=100000"]] * 2)
     assert running[0].stderr is not None
-    read_until(running[0].stderr, "model: ")
+    read_until(running[0].stderr, "Model  ")
     time.sleep(0.5)
     running[1].kill()
     ends = ended(running)

@@ -610,11 +610,11 @@ def test_reproduce_says_whether_that_is_the_original(
     tmp_path: Path, kamon: Callable[..., Result]
 ) -> None:
     same = kamon("reproduce", "--input", original.NAMES)
-    assert same.err == "the last loss, 2.6497, and all 20 names are the original's\n"
+    assert same.err == "Same as the original: the last loss (2.6497) and all 20 names\n"
     other = tmp_path / "other.txt"  # of as many lines
     other.write_text("\n".join(reversed(original.NAMES.read_text().split())))
     assert (
-        "this is not what the original comes to: its last loss"
+        "warning: not the same as the original, whose last loss is 2.6497 and whose names are "
         in kamon("reproduce", "--input", other).err
     )
     assert kamon("reproduce", "--input", original.NAMES, "--seed=1", "--num-steps=2").err == ""
@@ -628,5 +628,7 @@ def test_engine_choices() -> None:
     for options in ({"dtype": "float16"}, {"threads": 0}, {"threads": True}):
         with pytest.raises(ConfigError):
             make_engine("native", Config(), **options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="float64 alone"):
+    with pytest.raises(
+        ConfigError, match="the scalar engine computes only in float64\nhint: leave out --dtype"
+    ):
         make_engine("scalar", Config(), dtype="float32")

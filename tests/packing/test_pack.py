@@ -339,8 +339,11 @@ def test_a_tokenizer_that_is_there(kamon: Kamon) -> None:
         done = kamon("pack", "b.txt", "-o", "x", "--tokenizer", "t.json")
         text = kamon("pack", "b.txt", "-o", "y", "--tokenizer", "t.json", "--mode=text")
     assert (done.code, text.code) == (1, 1)
-    assert "b.txt, line 2301: character 'x' (U+0078), number 5 in 'norax'" in done.err
-    assert "b.txt, line 1: character '\\n'" in text.err
+    assert (
+        "b.txt, line 2301: the model does not know character 'x' (U+0078), number 5 in 'norax'"
+        in done.err
+    )
+    assert "b.txt, line 1: the model does not know character '\\n'" in text.err
     assert any(name.startswith("unit") for name in os.listdir("x"))
     assert not Path("y").exists()
 
@@ -582,7 +585,7 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\r\n", "a.txt has only blank lines"),
-        ("a.txt.gz", squeezed(b""), "holds nothing"),
+        ("a.txt.gz", squeezed(b""), "a.txt.gz has only blank lines"),
         ("a.txt.gz", b"", "a.txt.gz is empty"),
         ("a.txt.gz", squeezed(b"anna\n")[:-1], "a.txt.gz is damaged: its end is missing"),
         ("a.txt.zst", zstandard.compress(b"anna\n")[:-1], "zst is damaged: its end is missing"),
@@ -667,7 +670,7 @@ def test_inputs_that_cannot_be(kamon: Kamon) -> None:
         ("x.txt -o x.txt", 2, "is inside the input"),
         ("other -o other/s", 2, "other/s is inside the input other"),
         ("x.txt -o y.txt", 1, "y.txt is not a directory"),
-        ("x.txt -o .", 2, "the input x.txt lies in ."),
+        ("x.txt -o .", 2, "the input x.txt is inside the output ."),
     ]:
         more = [] if "-o" in argv else ["-o", "s"]
         done = kamon("pack", *argv.split(), *more)

@@ -155,7 +155,8 @@ def files(path: Path) -> list[str]:
 
 
 def sentence(error: KamonError) -> None:
-    assert "\n" not in str(error)
+    assert "\n" not in error.message
+    assert "\n" not in (error.hint or "")
     assert len(str(error)) < 600
 
 

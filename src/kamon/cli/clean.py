@@ -97,7 +97,10 @@ def run(args: Args) -> None:
         if step.count:
             say_step(step)
     if not cleaned.docs:
-        raise CorpusError(f"nothing of {source.source} is left", "drop fewer entries")
+        raise CorpusError(
+            f"nothing of {source.source} is left: all entries were dropped",
+            "use less strict options",
+        )
     say(done("Kept", f"{len(cleaned.docs):,} of {count(len(source.docs), 'entry')}"))
     if args.output is not None:
         write(args.output, cleaned.docs)

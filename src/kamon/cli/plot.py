@@ -105,7 +105,8 @@ def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
                 message = f"{args.output} is one file for {len(kinds)} plots"
                 raise ConfigError(message, "choose one --kind, or give a folder")
             if args.format not in (None, ending):
-                raise ConfigError(f"{args.output} does not end in .{args.format}")
+                message = f"{args.output} does not end in .{args.format}"
+                raise ConfigError(message, "leave out --format, or choose another name")
             return ending, {kinds[0]: folder}
         if ending in OTHER_FORMATS:
             raise ConfigError(f"{args.output} must end in .{' or .'.join(FORMATS)}")

@@ -110,4 +110,5 @@ def say_whether_same(samples: list[str], loss: float) -> None:
         say(f"Same as the original: the last loss ({ORIGINAL_LOSS}) and all {NUM_SAMPLES} names")
     else:
         names = ", ".join(ORIGINAL_NAMES[:3])
-        warn(f"not the original's numbers: last loss {ORIGINAL_LOSS}, names {names}, …")
+        whose = f"whose last loss is {ORIGINAL_LOSS} and whose names are {names}, …"
+        warn(f"not the same as the original, {whose}")

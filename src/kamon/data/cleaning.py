@@ -75,7 +75,7 @@ class Options:
         if self.max_len is not None and self.max_len < max(self.min_len, 1):
             raise ConfigError(
                 f"max_len must be {max(self.min_len, 1)} or more, not {self.max_len}",
-                "with this limit no entry would be left",
+                "raise max_len or lower min_len: no entry would be left",
             )
         if self.near is not None and not MIN_NEAR <= self.near <= 100:
             raise ConfigError(f"near must be from {MIN_NEAR} to 100 percent, not {self.near}")
@@ -445,7 +445,7 @@ def foreign_letters(scripts: Iterable[str]) -> Any:
 
     Letters that all scripts share belong to each of them.
     """
-    regex = library("regex", "telling scripts")
+    regex = library("regex", "telling scripts apart")
     allowed = ""
     for script in scripts:
         # With script extensions: the long-vowel mark of Japanese is Hiragana and Katakana.

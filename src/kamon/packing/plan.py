@@ -176,7 +176,9 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
         if folder == path or (folder.is_dir() and folder in path.parents):
             raise ConfigError(f"{output} is inside the input {name}", "choose another place")
         if path in folder.parents:
-            raise ConfigError(f"the input {name} is inside {output}", "choose another name")
+            raise ConfigError(
+                f"the input {name} is inside the output {output}", "choose another name"
+            )
 
 
 def difference(before: Any, now: dict[str, Any]) -> str:
