@@ -319,7 +319,9 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
         assert kamon(*verb).code == 0
     refused = kamon("train", "--resume", path)
     assert refused.code == 2
-    assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
+    assert (
+        f"was fine-tuned with toy\nhint: resume it with `kamon toy --resume {path}`" in refused.err
+    )
     with pytest.raises(
         ConfigError, match=r"was fine-tuned with toy, not with dpo\nhint: resume with `kamon toy"
     ):
@@ -378,7 +380,9 @@ def test_a_loss_that_is_not_finite(base: Model) -> None:
                 return {"loss": 1.0, "reference": math.nan}
             return super().step(engine, step, learning_rate)
 
-    with pytest.raises(TrainingError, match="no longer finite at step 6 of 12"):
+    with pytest.raises(
+        TrainingError, match=r"diverged at step 6 of 12: .*\nhint: try a smaller learning_rate"
+    ):
         fine_tune(toy(base), Bad)
 
 

@@ -125,7 +125,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         whole = content[:size].count(b"\n")
         mended = path.read_bytes()
         if content[: size + 1].count(b"\n") > whole and content[:size]:  # all but its end is there
-            assert said == f"{path}, line {whole + 1} had no end: it has one now"
+            assert said == f"{path}, line {whole + 1} had no line end, so Kamon added one"
             assert mended == content[: size + 1]
         else:
             assert mended == b"".join(content.splitlines(keepends=True)[:whole])

@@ -645,7 +645,7 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
         (["--top-p=x"], 2, "argument --top-p: must be a number"),
         (["--regex=("], 2, "regex '(' is not a valid regular expression"),
         (["--exclude=none.txt"], 1, "no file none.txt"),
-        (["--prefx=a"], 2, "there is no flag --prefx: did you mean --prefix?"),
+        (["--prefx=a"], 2, "unknown option --prefx\nhint: did you mean --prefix?"),
     ],
 )
 def test_bad_flags(flags: list[str], code: int, message: str, model: Path, kamon: Run) -> None:
