@@ -207,8 +207,11 @@ def test_settings_of_a_tuning(base: Model) -> None:
     assert build_config(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
     assert build_config(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
     for settings, message in (
-        ({"n_embd": 8}, "n_embd is 4 where this model is tuned, not 8: leave that out"),
-        ({"temperature": 0.7}, "temperature is 0.5 where this model is tuned"),
+        ({"n_embd": 8}, "n_embd is 4 for this model, not 8\nhint: drop n_embd"),
+        (
+            {"temperature": 0.7},
+            "temperature is 0.5 for this model, not 0.7\nhint: drop temperature",
+        ),
         (
             {"beta3": 1},
             "unknown setting 'beta3'\nhint: did you mean 'beta1'?|unknown setting 'beta3'",
@@ -355,7 +358,10 @@ def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
         resume_fine_tuning(path, "toy", Toy)
     with model_dir.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=None))
-    with pytest.raises(StoreError, match="there is no examples"):
+    with pytest.raises(
+        StoreError,
+        match=r"a fine-tuned model, but examples\.jsonl\.gz is missing\nhint: resume from",
+    ):
         model_dir.load(path)
 
 
