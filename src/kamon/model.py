@@ -202,8 +202,10 @@ def load(
     )
     made.load(initial_state(stored.params))
     if not all(map(math.isfinite, made.decoder().push(stored.tokenizer.bos))):
+        again = "train it again with a smaller learning_rate"
         raise StoreError(
-            f"the parameters of {path} are too large for {made.dtype}", "use --dtype float64"
+            f"the parameters of {path} are too large for {made.dtype}",
+            again if made.dtype == "float64" else f"use --dtype float64, or {again}",
         )
     return Model(
         *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)

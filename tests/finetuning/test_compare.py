@@ -316,7 +316,10 @@ def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
         ConfigError, match=r"x knows no prompts\nhint: train one that does with `kamon sft`"
     ):
         compare(one, {"x": base}, prompt="K")
-    with pytest.raises(ConfigError, match="which leave no room for an answer"):
+    with pytest.raises(
+        ConfigError,
+        match=r"has 30 tokens and leaves no room for an answer in .*\nhint: shorten the prompt",
+    ):
         compare(one, {"other": other}, prompt="K" * 30)
     with pytest.raises(ConfigError, match="the reward model knows no prompts"):
         by_reward_model(reward_model(base, [Preference("a", "b")], [], num_steps=1), "K")

@@ -249,7 +249,11 @@ def test_answers_that_are_too_long(base: Path) -> None:
         ({"data": None, "prefer": "len<99"}, ConfigError, "each of "),
         ({"data": "common", "num_pairs": 0}, ConfigError, "number of pairs must be from 1"),
         ({"data": []}, CorpusError, "pairs in memory has no pair"),
-        ({"data": [Preference("é", "afk")]}, TokenizerError, "pair 1, chosen: character 'é'"),
+        (
+            {"data": [Preference("é", "afk")]},
+            TokenizerError,
+            "pair 1, chosen: the model does not know character 'é'",
+        ),
         ({"data": [Preference("a", "b", "c")]}, ConfigError, "the model does not follow prompts"),
         ({"data": "none.jsonl"}, CorpusError, "no file none.jsonl"),
     ],

@@ -207,8 +207,11 @@ def test_settings_of_a_tuning(base: Model) -> None:
     assert build_config(own, {}, {"n_embd": own.n_embd, "mode": "documents"}) == own
     assert build_config(own, {}, {"temperature": 0.7}, "temperature").temperature == 0.7
     for settings, message in (
-        ({"n_embd": 8}, "n_embd is 4 where this model is tuned, not 8: leave that out"),
-        ({"temperature": 0.7}, "temperature is 0.5 where this model is tuned"),
+        ({"n_embd": 8}, "n_embd is 4 for this model, not 8\nhint: drop n_embd"),
+        (
+            {"temperature": 0.7},
+            "temperature is 0.5 for this model, not 0.7\nhint: drop temperature",
+        ),
         (
             {"beta3": 1},
             "unknown setting 'beta3'\nhint: did you mean 'beta1'?|unknown setting 'beta3'",
@@ -319,7 +322,9 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
         assert kamon(*verb).code == 0
     refused = kamon("train", "--resume", path)
     assert refused.code == 2
-    assert f"is tuned by toy: `kamon toy --resume {path}` goes on" in refused.err
+    assert (
+        f"was fine-tuned with toy\nhint: resume it with `kamon toy --resume {path}`" in refused.err
+    )
     with pytest.raises(
         ConfigError, match=r"was fine-tuned with toy, not with dpo\nhint: resume with `kamon toy"
     ):
@@ -353,7 +358,10 @@ def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
         resume_fine_tuning(path, "toy", Toy)
     with model_dir.writing(path, go_on=True) as writer:
         writer.save(replace(writer.stored, examples=None))
-    with pytest.raises(StoreError, match="there is no examples"):
+    with pytest.raises(
+        StoreError,
+        match=r"a fine-tuned model, but examples\.jsonl\.gz is missing\nhint: resume from",
+    ):
         model_dir.load(path)
 
 
@@ -378,7 +386,9 @@ def test_a_loss_that_is_not_finite(base: Model) -> None:
                 return {"loss": 1.0, "reference": math.nan}
             return super().step(engine, step, learning_rate)
 
-    with pytest.raises(TrainingError, match="no longer finite at step 6 of 12"):
+    with pytest.raises(
+        TrainingError, match=r"diverged at step 6 of 12: .*\nhint: try a smaller learning_rate"
+    ):
         fine_tune(toy(base), Bad)
 
 

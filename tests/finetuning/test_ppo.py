@@ -360,7 +360,10 @@ def test_a_function_goes_on_from_python_alone(
             {"prefer": "len < 2", "prompt": "a"},
             "the model does not follow prompts\nhint: fine-tune it on prompts with `kamon sft`",
         ),
-        ({"prefer": "len < 2", "dropout": 0.1}, "dropout is 0.0 where this model is tuned"),
+        (
+            {"prefer": "len < 2", "dropout": 0.1},
+            "dropout is 0.0 for this model, not 0.1\nhint: drop dropout",
+        ),
         ({"prefer": "len <"}, "the rule 'len <'"),
         ({"prefer": "len < 2", "batch_size": 1}, "batch_size must be 2 or more"),
         ({"prefer": "len < 2", "target_kl": 0.0}, "target_kl must be above 0"),

@@ -125,7 +125,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         whole = content[:size].count(b"\n")
         mended = path.read_bytes()
         if content[: size + 1].count(b"\n") > whole and content[:size]:  # all but its end is there
-            assert said == f"{path}, line {whole + 1} had no end: it has one now"
+            assert said == f"{path}, line {whole + 1} had no line end, so Kamon added one"
             assert mended == content[: size + 1]
         else:
             assert mended == b"".join(content.splitlines(keepends=True)[:whole])
@@ -237,7 +237,7 @@ def test_rules(rule: str, yes: list[str], no: list[str]) -> None:
         ("len", "character 1: len is compared with one whole number, as in len <= 5"),
         ("len <= x", "character 8: there is no test 'x'"),
         ("len<=5 and", "character 11: this does not fit"),
-        ("lenn<5", "character 1: there is no test 'lenn': did you mean 'len'?"),
+        ("lenn<5", "character 1: there is no test 'lenn'\nhint: did you mean 'len'?"),
         ("(len<5", "character 1: this does not fit"),
         ("len<5)", "character 6: this does not fit"),
         ("len<5 len>2", "character 7: this does not fit"),

@@ -64,8 +64,8 @@ def test_answers_from_a_pipe(
     answers = preferences.read("rated.jsonl")
     assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, False, True, True]
     assert done.err.count("press one of y, n, s, u, q") == 2
-    assert "taken back: " in done.err
-    assert done.err.count("aligned with 4 answers in") == 1
+    assert "undone: " in done.err
+    assert done.err.count("learned from 4 answers in") == 1
     assert done.json["answers"] == 5
     assert done.json["liked"] > 1 > done.json["disliked"]
     assert len(set(done.json["samples"]) - {a.text for a in answers if isinstance(a, Rating)}) == 10
@@ -183,7 +183,7 @@ def test_a_journal_that_was_torn(base: Path, tmp_path: Path, kamon: Kamon, lines
     lines("q")
     done = kamon("rate", base, "-o", tmp_path / "m", "--prefs", path)
     assert done.code == 0
-    assert "p.jsonl, line 3 was torn and is left out" in done.err
+    assert 'p.jsonl, line 3 was incomplete and has been removed: \'{"text": "c\'' in done.err
     assert len(preferences.read(path)) == 2
 
 
@@ -191,7 +191,7 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path, kamon: Kamon, lines: 
     lines("y", "y", "u", "u", "u", "y")
     done = kamon("rate", base, "-o", tmp_path / "m")
     assert (done.code, done.out) == (0, "")
-    assert "there is no answer to take back" in done.err
+    assert "there is no answer to undo" in done.err
     assert "no model written: Kamon needs one name that you like and one that you" in done.err
     assert sorted(os.listdir(tmp_path)) == ["m.jsonl"]
     assert len(preferences.read(tmp_path / "m.jsonl")) == 1

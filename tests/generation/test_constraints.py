@@ -483,7 +483,7 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"top_p": math.nan}, "top_p must be above 0 and at most 1, not nan"),
         ({"regex": "a("}, r"regex 'a\(' is not a valid regular expression: missing \)"),
         ({"regex": "a{99999999999999999999}"}, "is not a valid regular expression"),
-        ({"exclude": "anna"}, "exclude must be several documents, not one text"),
+        ({"exclude": "anna"}, "exclude must be a collection of documents, not one text"),
         ({"sufix": "a"}, "unknown condition 'sufix'\nhint: did you mean 'suffix'"),
     ],
 )
@@ -642,10 +642,10 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
         (["--prefix=X"], 1, "character 'X'"),
         (["--top-k=0"], 2, "top_k must be 1 or more"),
         (["--top-p=2"], 2, "top_p must be above 0 and at most 1"),
-        (["--top-p=x"], 2, "argument --top-p: must be a number"),
+        (["--top-p=x"], 2, "error: --top-p: must be a number, not 'x'"),
         (["--regex=("], 2, "regex '(' is not a valid regular expression"),
         (["--exclude=none.txt"], 1, "no file none.txt"),
-        (["--prefx=a"], 2, "there is no flag --prefx: did you mean --prefix?"),
+        (["--prefx=a"], 2, "unknown option --prefx\nhint: did you mean --prefix?"),
     ],
 )
 def test_bad_flags(flags: list[str], code: int, message: str, model: Path, kamon: Run) -> None:

@@ -95,7 +95,7 @@ def test_a_damaged_base_is_an_error(tmp_path: Path) -> None:
         flipped[place] ^= bit
         path.write_bytes(flipped)
         with pytest.raises(
-            StoreError, match=r"missing or damaged\nhint: install Kamon again, or train"
+            StoreError, match=r"missing or damaged\nhint: install Kamon again, or train with"
         ):
             read_base(path)
     for end in range(len(content)):

@@ -268,13 +268,17 @@ def say_model(config: Config, engine_name: str, engine: Engine, start: str = "")
 
 
 def say_cut(run: TrainingSetup) -> None:
+    from kamon.engines.batch import PackedBatch
+
     if run.num_cut:
         size, longest = run.config.block_size, run.longest
+        hint = f"--block-size {longest + 1} holds the longest ({longest:,})"
+        if isinstance(run.docs, PackedBatch):  # not a packed corpus
+            hint += ", and --long-documents windows trains on all parts"
         warn(
             f"{count(run.num_cut, 'entry')} longer than {count(size - 1, run.tokenizer.unit)}, "
             f"the most that block_size {size} holds: their ends are cut off",
-            f"--block-size {longest + 1} holds the longest ({longest:,}), and "
-            "--long-documents windows trains on all parts",
+            None if run.resumed else hint,
         )
 
 

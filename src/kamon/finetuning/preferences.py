@@ -161,10 +161,11 @@ def repair_tail(path: str | Path) -> str | None:
             parse(str(path), number, last.decode())
         except (CorpusError, UnicodeDecodeError):
             file.truncate(len(whole) + len(newline))
-            message = f"{path}, line {number} was torn and is left out: {last[:60]!r}"
+            shown = last.decode(errors="replace")[:60]
+            message = f"{path}, line {number} was incomplete and has been removed: {shown!r}"
         else:
             file.write(b"\n")
-            message = f"{path}, line {number} had no end: it has one now"
+            message = f"{path}, line {number} had no line end, so Kamon added one"
         file.flush()
         os.fsync(file.fileno())
         return message

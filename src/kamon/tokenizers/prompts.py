@@ -37,8 +37,8 @@ def prompt_prefix(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> 
     before = prompt_tokens(tokenizer, prompt)
     if len(before) >= block_size:
         raise ConfigError(
-            f"the prompt {prompt!r:.100} has {len(before) - 1} tokens, too many for the "
-            f"model's block_size {block_size}",
+            f"the prompt {prompt!r:.100} has {len(before) - 1} tokens and leaves no room "
+            f"for an answer in the model's block_size {block_size}",
             "shorten the prompt",
         )
     return before

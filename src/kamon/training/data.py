@@ -17,7 +17,7 @@ from kamon.config import Config, suggestion
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
-from kamon.data.split import MIN_DOCS, RULE, divide
+from kamon.data.split import RULE, divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
 from kamon.errors import ConfigError, CorpusError, StoreError
@@ -32,7 +32,6 @@ from kamon.training.base import StartingPoint
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
 MIN_CHARS = 1_000  # of a text
 MAX_EVAL_TOKENS = 4_000_000  # of the validation set of a packed corpus
-NONE_HELD_OUT = f"no document is held out, since there are fewer than {MIN_DOCS} different ones"
 
 
 @dataclass(frozen=True)
