@@ -260,7 +260,8 @@ def test_without_the_extra(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(verb, "find_spec", lambda wanted, name=name: wanted != name or None)
         found = kamon("serve")
         assert (found.code, found.out) == (2, "")
-        assert f"needs {name}: `pip install 'kamon[web]'` brings it" in found.err
+        assert f"the playground needs {name}\n" in found.err
+        assert "hint: install it with `pip install 'kamon[web]'`\n" in found.err
 
 
 def test_the_address_is_the_result(folder: Path) -> None:
