@@ -346,7 +346,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
     for block in (1, 1 << 17):
         monkeypatch.setattr(readers, "BLOCK", block)
         done = kamon("score", tmp_path / "m", lines, "--column=name")
-        assert (done.code, "line 4 has something else than text" in done.err) == (1, True)
+        assert (done.code, "line 4: the value of 'name' is not text" in done.err) == (1, True)
         assert expected.startswith(done.out)
     plain.write_text("1;anna\n" * 5)
     done = kamon("score", tmp_path / "m", plain, "--unknown=zero")
