@@ -48,8 +48,19 @@ def commands() -> Parser:
     verbs = whole.add_subparsers()
     for verb, help in VERBS.items():
         command = importlib.import_module(f"kamon.cli.{verb}")
-        complete_parser(verbs.add_parser(verb, help=help), verb, command)
+        parser = verbs.add_parser(verb, help=help)
+        complete_parser(parser, verb, command)
+        parser.description = as_rst(parser.description or "")
+        parser.epilog = as_rst(parser.epilog or "")
     return whole
+
+
+def as_rst(text: str) -> str:
+    """Return a help text in which indented lines stay as typed and a star is a star."""
+    parts = re.split(r"((?:^  .*(?:\n|\Z))+)", text, flags=re.MULTILINE)
+    prose = [re.sub(r"([\\*])", r"\\\1", part) for part in parts[::2]]
+    typed = [f"\n::\n\n{part}\n" for part in parts[1::2]]
+    return "".join(p + t for p, t in zip(prose, [*typed, ""], strict=True))
 
 
 def keep_indented(

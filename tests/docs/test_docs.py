@@ -34,8 +34,9 @@ def transcripts() -> list[list[Example]]:
 def test_transcripts(block: list[Example], tmp_path: Path) -> None:
     """The commands of a block, one after the other in the same folder."""
     for command, shown in block:
-        output = refresh_docs.run(command, tmp_path).stdout
-        assert refresh_docs.matches(shown, output), f"{command} shows\n{output}"
+        done = refresh_docs.run(command, tmp_path)
+        assert refresh_docs.matches(shown, done.stdout), f"{command} shows\n{done.stdout}"
+        assert done.returncode == 0 or "error: " in shown, f"{command} fails:\n{done.stdout}"
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ First come samples side by side. Samples in one line use the same random numbers
 entries of the base's list. Then come measurements of N samples of each model:
 
   KL          distance to the base, in nats per sample
-  win rate    over the base, with its 95% interval; ties count half
+  win rate    over the base, with its 95% interval; ties count as half
   unique      share of samples without duplicates
   novel       share of samples that are not in the list
   length      mean number of characters

@@ -231,7 +231,7 @@ def comparison_rows(measured: Mapping[str, Any], judge: str) -> list[Row]:
     rows: list[Row] = []
     if measured["win_rate"] is not None:
         low, high = measured["win_rate_interval"]
-        remark = f"{low:.1%} to {high:.1%}, {judge}, ties count half"
+        remark = f"{low:.1%} to {high:.1%}, {judge}, ties count as half"
         rows.append(("win rate", "50%", f"{measured['win_rate']:.1%}", remark))
     error = f"± {measured['kl_error']:.2f} nats per sample"
     rows.append(("KL to the base", "0", f"{measured['kl']:.2f}", error))
