@@ -225,13 +225,13 @@ def test_a_stop_in_the_middle_makes_no_model(tmp_path: Path) -> None:
     for last in (0, 3, 30):
         asked = 0
 
-        def once() -> bool:
+        def stopped() -> bool:
             nonlocal asked
             asked += 1
-            return asked == last + 1  # noqa: B023 - it is called here
+            return asked > last  # noqa: B023 - it is called here
 
-        model = kamon.train(NAMES, output=tmp_path / "m", should_stop=once)
-        assert asked == last + 1
+        model = kamon.train(NAMES, output=tmp_path / "m", should_stop=stopped)
+        assert last < asked <= last + 3  # the answer may come when the steps are done
         assert len(model.metrics) == 0
         assert not model.training.finished
         assert not (tmp_path / "m").exists()
