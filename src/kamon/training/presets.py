@@ -63,6 +63,8 @@ FINE_TUNING: dict[str, Any] = {
     "batch_size": 16, "learning_rate": 0.0005, "schedule": "cosine", "beta1": 0.9, "beta2": 0.99,
     "temperature": COMMON["temperature"],
 }  # fmt: skip
+# Of a trained model on a long list, several times: without dropout it memorises the list.
+LONG_FINE_TUNING = FINE_TUNING | {"learning_rate": 0.001, "dropout": 0.1}
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
 PICKED = {*COMMON, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # of lists
@@ -87,6 +89,8 @@ MAX_LEARNING_RATE = 1e6  # documents a second: no processor learns so many
 FINE_TUNING_EPOCHS = 8
 MAX_FINE_TUNED = 40_000  # examples where no time is named, unless one epoch has more
 MAX_BASE_DOCS = 20_000  # documents of a list: a longer one teaches a new model as well
+MIN_LONG_DOCS = 10_000  # documents of a list to which LONG_FINE_TUNING applies
+MIN_LONG_EPOCHS = 4  # for which a budget must suffice
 MIN_BASE_EPOCHS = 1.5  # for which a budget must suffice
 MAX_EPOCHS = 100  # whatever time there is: what is not learned by then is not to be learned
 EVAL_TIME_SHARE = 0.04  # of the time goes into looking at the held-out documents
@@ -186,11 +190,14 @@ def size_of(config: Config, given: Collection[str]) -> str | None:
     return None
 
 
-def fine_tuning_preset(lengths: Counter[int], base: Config) -> dict[str, Any]:
+def fine_tuning_preset(
+    lengths: Counter[int], base: Config, *, long: bool = False
+) -> dict[str, Any]:
     """Return the settings to fine-tune a base on documents of these lengths, in tokens."""
     if base.mode == "text":
         return FINE_TUNING | TEXT | {"block_size": base.block_size}
-    return FINE_TUNING | {"block_size": block_size_for(lengths)}
+    chosen = LONG_FINE_TUNING if long else FINE_TUNING
+    return chosen | {"block_size": block_size_for(lengths)}
 
 
 def fine_tuning_steps(num_docs: int, docs_per_step: int, has_budget: bool) -> int:

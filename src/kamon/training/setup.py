@@ -181,6 +181,10 @@ def candidates(
     if init_from is None and size is None and base_helps(data, settings, name, seconds):
         start = starting_point(BASE)
         assert start is not None
+        if seconds is not None and num_docs >= presets.MIN_LONG_DOCS:
+            config = fine_tune_config(data, settings, start.config, seconds, long=True)
+            enough = presets.MIN_LONG_EPOCHS * num_docs // config.docs_per_step
+            yield Candidate(config, enough, start)
         config = fine_tune_config(data, settings, start.config, seconds)
         yield Candidate(
             config, int(presets.MIN_BASE_EPOCHS * num_docs) // config.docs_per_step, start
@@ -237,12 +241,17 @@ def cross_validated(
 
 
 def fine_tune_config(
-    data: TrainingData, settings: dict[str, Any], base: Config, seconds: float | None
+    data: TrainingData,
+    settings: dict[str, Any],
+    base: Config,
+    seconds: float | None,
+    *,
+    long: bool = False,
 ) -> Config:
     """Return the config to fine-tune a base with the user's settings."""
     settings = shape_of(base, settings)
     config = make_config(
-        presets.fine_tuning_preset(data.lengths, base) | settings | {"mode": data.mode}
+        presets.fine_tuning_preset(data.lengths, base, long=long) | settings | {"mode": data.mode}
     )
     num_docs = data.train_lengths.total()
     steps = presets.fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
