@@ -317,7 +317,7 @@ class Lines:
         return inputs, torch.stack([self.text[i + 1 : i + 1 + BLOCK] for i in places])
 
     def nats(self, logits_of: Callable[[Any], Any], docs: list[str]) -> float:
-        """Return the mean loss of the tokens, each of which follows half a block or more."""
+        """Return the mean loss of the tokens that follow at least half a block of others."""
         import torch
         from torch.nn import functional
 
@@ -340,14 +340,18 @@ class Lines:
         held_out: list[str],
         seconds: float,
     ) -> Row:
-        """Train a model for so many seconds, and return what is measured of it."""
+        """Train a model for this time, and return its row of the table."""
         import torch
+        from torch.nn import functional
 
         took, steps = for_seconds(
             seconds, step, model, lambda: self.nats(logits_of, self.validation)
         )
         model.eval()
         nats = self.nats(logits_of, held_out)
+
+        def padded(rows: Any) -> Any:  # nanochat needs two tokens or more
+            return rows if rows.shape[1] > 1 else torch.cat([rows, rows], dim=1)
 
         def draw() -> list[str]:
             found: list[str] = []
@@ -361,11 +365,6 @@ class Lines:
                     text = "".join(self.chars[i] for i in row)
                     found += text.split("\n")[1:-1]  # the last one has no end
             return found[:NUM_SAMPLES]
-
-        from torch.nn import functional
-
-        def padded(rows: Any) -> Any:  # nanochat reads no single token
-            return rows if rows.shape[1] > 1 else torch.cat([rows, rows], dim=1)
 
         return sampled(trained(name, model, took, steps, nats), self.docs, draw)
 

@@ -10,6 +10,7 @@ import struct
 from array import array
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from kamon.tokenizers.char import CharTokenizer
 
 BASE_FILE = Path(__file__).parent.parent / "data" / "base.safetensors"
 BYTES_OF_HALF = 2
-PART = 1 << 14  # bytes that are converted at a time
 SHAPE = ("n_layer", "n_embd", "n_head", "block_size")
 HASHED = ("config", "tokenizer")
 
@@ -72,13 +72,6 @@ def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[floa
             f"the pretrained base {path} is missing or damaged",
             "install Kamon again, or train with --from scratch",
         ) from None
-    return config, tokenizer, numbers_of(halves)
-
-
-def numbers_of(halves: bytes) -> array[float]:
-    """Return float16 numbers as float64, in parts because a float of Python takes 24 bytes."""
-    numbers = array("d")
-    for first in range(0, len(halves), PART):
-        part = halves[first : first + PART]
-        numbers.extend(struct.unpack(f"<{len(part) // BYTES_OF_HALF}e", part))
-    return numbers
+    # One by one: all floats of Python at once would take four times the memory of the numbers.
+    numbers = array("d", chain.from_iterable(struct.iter_unpack("<e", halves)))
+    return config, tokenizer, numbers

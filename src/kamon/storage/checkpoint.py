@@ -289,16 +289,17 @@ def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> Iterat
             end = first + prod(shape) * numbers.itemsize
             tensors[prefix + name] = shape, content[first:end]
             first = end
+    tensors = dict(sorted(tensors.items()))  # the library's order
     header: dict[str, Any] = {"__metadata__": {"format": "kamon"}}
     first = 0
-    for name, (shape, content) in sorted(tensors.items()):
+    for name, (shape, content) in tensors.items():
         end = first + content.nbytes
         header[name] = {"dtype": "F64", "shape": shape, "data_offsets": [first, end]}
         first = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     yield len(encoded).to_bytes(8, "little") + encoded
-    for _, (_, content) in sorted(tensors.items()):
+    for _, content in tensors.values():
         for first in range(0, len(content), PART):
             yield bytes(content[first : first + PART])
 
