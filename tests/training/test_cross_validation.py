@@ -30,7 +30,7 @@ from kamon.training.cross_validation import (
     evaluated_steps,
     folds_of,
 )
-from kamon.training.loop import learning_rate
+from kamon.training.loop import Progress, learning_rate
 
 Kamon = Callable[..., Result]
 NAMES = builtin.names()[::300]
@@ -270,11 +270,11 @@ def test_a_model_that_cannot_be_trained() -> None:
 
 def test_a_run_that_stops_afterwards_can_be_resumed(tmp_path: Path) -> None:
     whole = kamon.train(NAMES, num_steps=30)
-    model = kamon.train(NAMES, output=tmp_path / "m", should_stop=afterwards(), num_steps=30)
+    model = kamon.train(NAMES, output=tmp_path / "m", num_steps=30, **stop_soon())
     assert 0 < len(model.metrics) < len(whole.metrics)
     assert model.training.cross_validation
     while not model.training.finished:
-        model = kamon.resume(tmp_path / "m", should_stop=afterwards())
+        model = kamon.resume(tmp_path / "m", **stop_soon())
     assert model.training | {"seconds": 0} == whole.training | {"seconds": 0}
     assert model.metrics == whole.metrics
     assert model.engine.state() == whole.engine.state()
@@ -283,19 +283,15 @@ def test_a_run_that_stops_afterwards_can_be_resumed(tmp_path: Path) -> None:
     assert longer.training["blend"] == whole.training["blend"]
 
 
-def afterwards() -> Callable[[], bool]:
-    """Stops a training soon after it has begun, not its cross-validation."""
-    import inspect
+def stop_soon() -> dict[str, Any]:
+    """Callbacks that stop a run at its first report after 4 steps, at the latest after 11."""
+    made = 0
 
-    asked = 0
+    def on_progress(progress: Progress) -> None:
+        nonlocal made
+        made = len(progress.losses) - progress.num_before
 
-    def stop() -> bool:
-        nonlocal asked
-        callers = {frame.filename for frame in inspect.stack()}
-        asked += cross_validation.__file__ not in callers
-        return asked > 4
-
-    return stop
+    return {"on_progress": on_progress, "should_stop": lambda: made >= 4}
 
 
 def test_the_command(tmp_path: Path, kamon: Kamon) -> None:
