@@ -189,7 +189,7 @@ def test_should_stop_cannot_use_the_engine_and_waits_for_nobody() -> None:
     plan = StepPlan(docs, len(docs), array("q", range(len(docs))), array("d", [0.0]))
     few = docs.select(range(5))
     expected = engine.logprobs(few)
-    with pytest.raises(RuntimeError, match="the engine is at work"):
+    with pytest.raises(RuntimeError, match="the engine is busy"):
         train(engine, plan, lambda: bool(engine.logprobs(few)))
     assert engine.logprobs(few) == expected
 

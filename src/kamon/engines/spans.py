@@ -12,10 +12,15 @@ Span = tuple[int, int]  # targets of the prompt, targets of the answer
 def answer_logprobs(
     logprobs: Sequence[float], spans: Sequence[Span], sizes: Sequence[int]
 ) -> list[float]:
-    """Return log p of each document's answer: the sum over its answer's targets.
+    """Return log p of each document's answer, the sum over the targets of the answer.
 
-    logprobs: (Σ sizes,) of all targets; sizes: targets of each document, of which `spans` tells the
-    parts. A document that was cut has fewer targets than these, and its answer those that are left.
+    If a document was cut, it has fewer targets than its span. The sum is then over the remaining
+    targets of the answer.
+
+    Args:
+        logprobs: (Σ sizes,), log p of all targets.
+        spans: how many targets the prompt and the answer of each document have.
+        sizes: how many targets each document has.
     """
     answers, first = [], 0
     for (prompt, answer), size in zip(spans, sizes, strict=True):
@@ -31,8 +36,9 @@ def target_weights(
 ) -> list[float]:
     """Return the weight of every target, given a weight for each document's answer.
 
-    As log p of an answer is a sum, its weight is that of each of its targets; all others have 0. Of
-    a document that was cut those targets count that are left, as in `answer_logprobs`.
+    log p of an answer is a sum, so each of its targets has the weight of the answer. All other
+    targets have weight 0. If a document was cut, the remaining targets count, as in
+    `answer_logprobs`.
 
     >>> target_weights([0.5, -1.0], [(1, 2), (0, 1)], [3, 2])
     [0.0, 0.5, 0.5, -1.0, 0.0]
