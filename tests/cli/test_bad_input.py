@@ -109,7 +109,7 @@ BAD_TEXT = {
     "mark-only.txt": (b"\xef\xbb\xbf", "mark-only.txt is empty"),
     "nul.txt": (b"ab\nb\0a\n", "nul.txt, line 2 has a NUL byte at byte 2"),
     "latin.txt": (b"ab\nb\xe9a\n", "latin.txt, line 2 is not UTF-8: byte 2 of it is 0xe9"),
-    "cp1252.txt": (b"\x80uro\n", "convert the file, such as with `iconv -f cp1252 -t utf-8`"),
+    "cp1252.txt": (b"\x80uro\n", "convert the file, for example with `iconv -f cp1252 -t utf-8`"),
     "utf16-half.txt": (b"\xfe\xff\0a\0", "utf16-half.txt, line 1 is not UTF-16, although the file"),
     "utf16-nul.txt": (b"\xff\xfe\0\0", "line 1 has a NUL character, although the file begins with"),
     "brands.xlsx": (

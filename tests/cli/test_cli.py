@@ -604,7 +604,7 @@ def test_the_keyboard_is_waited_for_aloud(tmp_path: Path) -> None:
             os.write(leader, b"ab\n\x04")
         _, err = running.communicate(timeout=20)
         os.close(follower)
-        said = "reading lines from the keyboard; Ctrl-D ends\n" * keyboard
+        said = "reading lines from the keyboard: end them with Ctrl-D\n" * keyboard
         assert err.startswith(
             f"{said}bits/char   logprob percentile  char   text\n"
             "warning: percentiles are among 2 entries of the list"

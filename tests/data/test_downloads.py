@@ -75,7 +75,7 @@ def redirects(to: bytes, status: bytes = b"302 Found") -> Answer:
 
 PAGE = b"<html><body>Sign in to the network</body></html>"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-ANOTHER = "what came is another file"
+ANOTHER = "the server sent another file"
 TOO_LONG = "it takes more than"
 CASES: dict[str, tuple[Answer, str]] = {
     "closed before a word": (sends(), "closed|reset|without response"),
