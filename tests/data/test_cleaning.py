@@ -92,7 +92,7 @@ def test_the_report_counts_documents_and_shows_three() -> None:
     assert (found.action, found.count, len(found.examples)) == ("changed", 5, 3)
     assert found.examples[0] == ("<i>0</i> &amp;lt;", "0 <")
     found = step("repetitions", "a", "b", "a", "c", "a")
-    assert found == Step("repetitions", "dropped", 2, [("a", "there already")] * 2)
+    assert found == Step("repetitions", "dropped", 2, [("a", "duplicate")] * 2)
     assert step("blank", "a", " ", "<p>", "\u200b").count == 3
 
 

@@ -351,7 +351,7 @@ def test_tokens_as_they_are_shown() -> None:
             '["<|bos|>"]',
             "merge 1 of tokens 97 and 98 makes a token that is a duplicate",
         ),
-        ("[[97, 97], [256, 97], [97, 256]]", '["<|bos|>"]', "there already"),
+        ("[[97, 97], [256, 97], [97, 256]]", '["<|bos|>"]', "a duplicate"),
         (str([[97 if i == 0 else 255 + i] * 2 for i in range(9)]), '["<|bos|>"]', "too long"),
         ("[[97, 0]]", '["<|bos|>"]', "it has a NUL"),
         ("[[97, 98, 99]]", '["<|bos|>"]', "pairs"),

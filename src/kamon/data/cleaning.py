@@ -165,7 +165,7 @@ def drop_repetitions(docs: Documents, step: Step) -> Documents:
     step.count = count(first, 0)
     place = first.find(b"\0")
     while place >= 0 and len(step.examples) < NUM_EXAMPLES:
-        step.examples.append((docs[place], "there already"))
+        step.examples.append((docs[place], "duplicate"))
         place = first.find(b"\0", place + 1)
     return docs.select(first) if step.count else docs
 
