@@ -139,8 +139,8 @@ API(int, kamon_step)(void* handle, double learning_rate) {
 }
 
 // Trains for num_steps steps. Step i uses the documents indices[i · docs_per_step] and following.
-// Ends after the first loss that is not finite. Also ends if `stop` asks for it. A step that has not
-// ended by then does not count. Returns the number of losses.
+// Ends after the first loss that is not finite. Also ends if `stop` asks for it, and an unfinished
+// step then does not count. Returns the number of losses.
 API(int64_t, kamon_train)(void* handle, const int32_t* tokens, int64_t num_tokens,
                           const int64_t* offsets, int64_t num_docs, const int64_t* indices,
                           int64_t docs_per_step, int64_t num_steps, uint64_t first_dropout_id,

@@ -102,7 +102,7 @@ class Sampler {
     for (int j = 0; j < NUM_LANES; j += L) {
       const Vec mark = load(u + j) * load(totals + j);
       IntVec token = {};
-      for (int o = 0; o < shape.vocab_size - 1; o++)  // count the sums below the mark
+      for (int o = 0; o < shape.vocab_size - 1; o++)  // count the sums up to the mark
         token += (load(sums + ptrdiff_t(o) * NUM_LANES + j) <= mark) ? IntVec{} + 1 : IntVec{};
       for (int l = 0; l < L; l++) tokens[j + l] = int(token[l]);
     }
