@@ -260,8 +260,7 @@ INVISIBLE = re.compile(
     "\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0001]"
 )
 BLANK = re.compile("[\u2800\u3164\uffa0]")  # characters that look like a space
-# After a black flag, tags spell the flags of England, Scotland and Wales. Elsewhere they are hidden
-# text.
+# After a black flag, tags spell the flags of England, Scotland and Wales. Elsewhere they hide text.
 STRAY_TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
 # The joiners (U+200C, U+200D) choose the form of letters in scripts from Arabic to Mongolian, also
 # at the end of a word after a virama. They make one emoji of several. Elsewhere they are invisible.

@@ -27,7 +27,7 @@ NUM_SHOWN = 5
 
 
 def nfc(text: str) -> str:
-    """Return `text` in Unicode's composed form, in which ö is one code point, not o and a mark."""
+    """Return `text` in Unicode's composed form (NFC): ö as one code point, not as o and a mark."""
     return text if text.isascii() else normalize("NFC", text)
 
 
@@ -176,7 +176,7 @@ class Documents(Sequence[str]):
         return Documents(self.text, starts, distinct=self._distinct)
 
     def shuffled(self, rng: random.Random) -> Documents:
-        """Return the documents in the order in which `rng.shuffle` puts a list of them."""
+        """Return the documents in the same order as `rng.shuffle` gives a list of them."""
         starts = spill.copied(self.starts)
         mersenne.shuffle(rng, starts)
         return Documents(self.text, starts, distinct=self._distinct)

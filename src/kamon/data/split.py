@@ -15,7 +15,7 @@ NUM_BUCKETS = 10
 MIN_DOCS = 100
 # Different documents. With more, a tenth of all possible keys is close to a tenth of the documents.
 MAX_RANKED = 200_000
-RULE = 3  # version of `split`, saved with each list, except with the first ones
+RULE = 3  # version of `split`, saved with each list (the first models have none)
 RULE_BY_SPELLING = 2  # by keys of the unchanged text, and no key is reserved
 RULE_BY_BUCKET = 1  # the validation set has all documents in bucket 0
 RULES = (RULE_BY_BUCKET, RULE_BY_SPELLING, RULE)

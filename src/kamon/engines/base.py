@@ -40,9 +40,9 @@ class Engine(Protocol):
     those of a single thread. A copy, also by pickle, has the same state but no gradients.
 
     Raises:
-        ValueError: a token outside the vocabulary, a document of more than block_size + 1 tokens,
-            an invalid PackedBatch (see its `check`), arrays of a wrong type or length, or samples
-            of an impossible number or temperature.
+        ValueError: a token is outside the vocabulary, or a document has more than block_size + 1
+            tokens. Also for an invalid PackedBatch (see its `check`), arrays of a wrong type or
+            length, and an impossible number or temperature of samples.
         ArithmeticError: `backward` or `step` leaves the range of floats.
         MemoryError: there is too little memory.
     """

@@ -23,7 +23,7 @@ UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # turns code points into the bytes of an
 class PackedBatch:
     """Document d is `tokens[offsets[d]:offsets[d + 1]]`, including a BOS at both ends.
 
-    Its inputs are all tokens but the last, and its targets all but the first. There is no padding.
+    Its inputs are all tokens but the last, and its targets all but the first, without padding.
 
     Attributes:
         tokens: array of 'i', or a view of a file if there are very many (`kamon.files.spill`).

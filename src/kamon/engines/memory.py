@@ -21,7 +21,7 @@ MAX_GROUPS = 8  # groups of documents with their own gradient
 SCALAR_BYTES_PER_NODE = 550  # bytes that the scalar engine takes per parameter and token, measured
 # Numbers that torch keeps for each input in training, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
-TORCH_DROPOUT = 6  # in addition, if there is dropout
+TORCH_DROPOUT = 6  # times n_embd, for each layer with dropout
 TORCH_ENDS = 11  # times n_embd, before and after the layers
 TORCH_VOCAB = 4  # times vocab_size
 

@@ -14,13 +14,8 @@ def answer_logprobs(
 ) -> list[float]:
     """Return log p of each document's answer, the sum over the targets of the answer.
 
-    If a document was cut, it has fewer targets than its span. The sum is then over the remaining
-    targets of the answer.
-
-    Args:
-        logprobs: (Σ sizes,), log p of all targets.
-        spans: how many targets the prompt and the answer of each document have.
-        sizes: how many targets each document has.
+    logprobs: (Σ sizes,), of all targets. sizes: how many targets each document has. If a document
+    was cut, these are fewer than in its span, and the sum is over the remaining targets.
     """
     answers, first = [], 0
     for (prompt, answer), size in zip(spans, sizes, strict=True):
@@ -36,9 +31,8 @@ def target_weights(
 ) -> list[float]:
     """Return the weight of every target, given a weight for each document's answer.
 
-    log p of an answer is a sum, so each of its targets has the weight of the answer. All other
-    targets have weight 0. If a document was cut, the remaining targets count, as in
-    `answer_logprobs`.
+    Each target of an answer has the weight of the answer, because log p of the answer is a sum. All
+    other targets have weight 0. If a document was cut, its remaining targets count.
 
     >>> target_weights([0.5, -1.0], [(1, 2), (0, 1)], [3, 2])
     [0.0, 0.5, 0.5, -1.0, 0.0]

@@ -49,7 +49,7 @@ class CrossValidation:
 
 
 def folds_of(docs: Sequence[str]) -> list[Fold]:
-    """Return the folds of a list. If all documents have the same key, there are no folds.
+    """Return the folds of a list, or none if all documents have the same key.
 
     Documents with the same key are in the same fold. So no model is tested on a document that
     differs only in case or accents from one in its training set.

@@ -70,7 +70,7 @@ class TrainingData(ABC):
 
     @abstractmethod
     def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:
-        """Return the training examples in the order in which the steps use them."""
+        """Return the training examples in the order of the steps."""
 
     @abstractmethod
     def validation_set(self, config: Config) -> PackedBatch:

@@ -44,10 +44,7 @@ class Progress:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Return the learning rate of a step.
-
-    It rises for warmup_steps and then falls to min_lr by config.schedule.
-    """
+    """Return the learning rate of a step. It rises for warmup_steps, then falls to min_lr."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
@@ -156,7 +153,7 @@ def pretrain(
             )
         done = len(losses)
         due = done > first and (done % every == 0 or done == config.num_steps)
-        # Also if the training will stop now, so that a resumed run has the same history.
+        # It validates even if `should_stop` will end the run, so that a resumed run is the same.
         if validation and due and validation(engine, done):
             break
         if ranks.any_rank(should_stop is not None and should_stop()):

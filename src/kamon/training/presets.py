@@ -1,8 +1,8 @@
 """The settings for a size, or the best settings for a training time.
 
 PRESETS were chosen on the names of the original's list. The models learned parts 2 to 9 of
-`kamon.data.split` and were compared on part 1, on which no result is reported. The text presets up
-to medium were compared on the last tenth of Tiny Shakespeare. The learning rates and dropout of
+`kamon.data.split` and were compared on part 1. No result is reported on that part. The text presets
+up to medium were compared on the last tenth of Tiny Shakespeare. The learning rates and dropout of
 fine-tuning, and the temperature, were chosen on lists with the role "tune" in bench/lists.toml.
 """
 

@@ -51,7 +51,7 @@ class TrainingSetup:
         start: the model whose parameters it starts from, or None for random ones.
         blended: measures the blend with an n-gram on the validation set, if there are both.
         cross_validation: the result for a short list, which has no validation set.
-        stopped: whether `should_stop` asked to stop before the first step. Then there are no steps.
+        stopped: whether `should_stop` ended the run before the first step.
     """
 
     config: Config
