@@ -77,8 +77,8 @@ def train(
     Args:
         size: tiny, small, medium, large or huge. It chooses the settings that you do not give.
             "original" leaves them at the defaults of Config, which are those of the original
-            microGPT. The default is medium, or smaller for a short list. The scalar engine has
-            the default original.
+            microGPT. The default is medium, or smaller for a short list. With the scalar engine
+            it is original.
         budget: the time to train, such as "10s" or a number of seconds. It chooses the size and
             the number of steps, which depend on the machine. To make the same model again, give
             the settings of its config instead.
