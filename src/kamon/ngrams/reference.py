@@ -37,9 +37,10 @@ Gram = tuple[int, ...]
 class Ngram:
     """A trained n-gram, which `kamon.generation.sampling` can use like an engine.
 
-    config: vocab_size and block_size, at which a sample stops. An n-gram uses no other settings.
-    contexts: for each context seen, of 0 to `order` − 1 tokens, its left(h) and the share of each
-        token counted after it. All of these add up to 1.
+    Attributes:
+        config: vocab_size and block_size, at which a sample stops. It uses no other settings.
+        contexts: for each context seen, of 0 to `order` − 1 tokens, its left(h) and the share of
+            each token counted after it. All of these add up to 1.
     """
 
     config: Config
