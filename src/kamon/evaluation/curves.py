@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 60  # characters: with a word in front it fits on 80 columns
+SPARK_WIDTH = 40  # characters: with numbers on both sides it fits on 80 columns
 
 
 def smoothing(size: int) -> int:
