@@ -158,8 +158,8 @@ def test_characters_that_the_base_does_not_know(base: Model) -> None:
     assert found.num_read == sum("z" not in text for text in found.samples) < 200
     left_out = 200 - found.num_read
     assert found.notes == [
-        f"{left_out} of 200 samples left out of the KL and losses of more: only one of the two "
-        "models can read them"
+        f"the KL and losses of more leave out {left_out} of 200 samples, because only one of the "
+        "two models can read them"
     ]
     assert 0 <= found.kl < 0.2  # what is left is nearly the base's
     assert found.num_docs == len(base.parts()[1])
@@ -173,7 +173,7 @@ def test_texts_of_another_length_or_other_tokens() -> None:
     chars = kamon.train(DOCS, **TINY)
     assert readable(chars, pieces, ["afk", "afkafkafk", "z"]) == [True, False, False]
     found = compare(pieces, {"chars": chars}, n=30).tuned[0]
-    assert "chars has other tokens than base" in " ".join(found.notes)
+    assert "chars has other tokens than base, so Kamon compares" in " ".join(found.notes)
     assert 0 < found.num_read < 30
     assert math.isfinite(found.kl)
 
@@ -186,7 +186,7 @@ def test_no_text_that_both_can_read() -> None:
     assert b.loss is None
     if not b.num_read:
         assert b.kl == math.inf
-        assert "b is at no finite distance" in " ".join(b.notes)
+        assert "the KL of b is infinite" in " ".join(b.notes)
         assert plotting.draw_frontier(found, by_wins=True).axes[0].texts[0].get_text() == "base"
 
 
@@ -248,7 +248,7 @@ def test_models_that_cannot_be_compared(base: Model) -> None:
 
 
 def test_texts_that_cannot_be_judged() -> None:
-    """Half of a pair is no pair; the spread is that of what was judged."""
+    """Texts without a reward count neither in the win rate nor in the deviation."""
 
     def judge(texts: Any) -> list[float | None]:
         return [None if text == "aa" else float(len(text)) for text in texts]
@@ -260,9 +260,7 @@ def test_texts_that_cannot_be_judged() -> None:
         assert each.rewards
         assert each.rewards.n == len(ended) < 200
         assert each.rewards.mean == sum(ended) / len(ended)
-        left_out = (
-            f"{200 - len(ended)} of 200 samples of {each.name} cannot be judged: they are too "
-        )
+        left_out = f"{200 - len(ended)} of 200 samples of {each.name} have no reward: they are too "
         assert any(note.startswith(left_out) for note in each.notes)
     pairs = zip(other.samples, first.samples, strict=True)
     gaps = [len(a) - len(b) for a, b in pairs if "aa" not in (a, b)]

@@ -101,11 +101,11 @@ def test_collapse() -> None:
     assert metrics.detect_reward_hacking([], base) == []
     assert metrics.detect_reward_hacking(base[:92] + base[:8], base) == []
     [said] = metrics.detect_reward_hacking(base[:85] + base[:15], base)
-    assert said.startswith("samples repeat themselves: 85% of them are different, 100%")
+    assert said.startswith("samples repeat themselves: 85% are unique, 100%")
     [said] = metrics.detect_reward_hacking(
         [text[:3] for text in base[:1]] + [t[3:] + "x" for t in base], base
     )
-    assert said == "samples became shorter: 3.0 characters in the mean, 5.0 of the base model’s"
+    assert said == "samples became shorter: 3.0 characters on average, 5.0 for the base"
     [said] = metrics.detect_reward_hacking([t + "xxx" for t in base], base)
     assert "became longer: 8.0" in said
     said = metrics.detect_reward_hacking(base[:80] + ["00000"] * 20, base)[1]
@@ -119,7 +119,7 @@ def test_what_a_rule_asks_for_is_no_sign_of_a_hacked_reward() -> None:
     assert len(metrics.detect_reward_hacking(tuned, base)) == 2
     assert metrics.detect_reward_hacking(tuned, base, wanted=set(short)) == []
     [said, _] = metrics.detect_reward_hacking(["07"] * 100, base, wanted=set(short))
-    assert said.startswith("samples repeat themselves: 3% of them are different, 100%")
+    assert said.startswith("samples repeat themselves: 3% are unique, 100%")
 
 
 def test_uniqueness_and_novelty(models: tuple[Model, Model]) -> None:
