@@ -139,7 +139,7 @@ def test_choose() -> None:
     assert select_test_set(iter(docs), ["anna"], CharTokenizer("abno").unknown) == EvaluationSet(
         ["bo", "ob"], 1, 2, "läö"
     )
-    with pytest.raises(CorpusError, match="it learned them all"):
+    with pytest.raises(CorpusError, match="it has learned all of them"):
         select_test_set(["anna", "anna"], ["anna"], CharTokenizer("an").unknown)
     with pytest.raises(CorpusError, match=r"have characters it does not know \('ö'\)"):
         select_test_set(["anna", "nö"], ["anna"], CharTokenizer("an").unknown)
@@ -462,7 +462,7 @@ def test_eval_asked_wrongly(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (f"{LEARNED[0]}\n{LEARNED[1]}\n", "it learned them all"),
+        (f"{LEARNED[0]}\n{LEARNED[1]}\n", "it has learned all of them"),
         (f"{LEARNED[0]}\nXY\n", "characters it does not know ('XY')"),
         ("", "is empty"),
     ],

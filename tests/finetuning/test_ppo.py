@@ -346,7 +346,7 @@ def test_a_function_goes_on_from_python_alone(
     ppo.ppo(base, first_a, **SMALL, output=path, should_stop=stop_after(2))
     refused = kamon("ppo", "--resume", path)
     assert refused.code == 2
-    assert "the reward was the function first_a, which is not saved" in refused.err
+    assert "the reward was the function first_a, which Kamon cannot save" in refused.err
     same(ppo.resume(path, first_a), ppo.ppo(base, first_a, **SMALL))
 
 
