@@ -254,7 +254,7 @@ def test_very_many_steps(model: Model) -> None:
 
 
 def test_a_model_that_was_not_trained(model: Model) -> None:
-    with pytest.raises(TrainingError, match="has no training step"):
+    with pytest.raises(TrainingError, match="was not trained, so it has no losses"):
         losses(Model(model.config, model.tokenizer, model.engine, [], model.training, DOCS))
 
 

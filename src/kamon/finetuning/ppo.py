@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (PPO): the model learns from the rewards of its own samples.
+"""Proximal policy optimisation (PPO): a model generates samples and learns from their rewards.
 
 A step generates samples at temperature 1 and computes the reward of each. It then makes several
 updates that raise the probability of the better samples (Schulman et al. 2017, arXiv:1707.06347).
