@@ -372,8 +372,8 @@ def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[s
 def earth_movers(p: Counter[int], q: Counter[int]) -> float:
     """Return how much the values in `p` must change, on average, to be distributed as in `q`.
 
-    This is the earth mover's or first Wasserstein distance: ∫ |P(x) − Q(x)| dx, where P(x) and Q(x)
-    are the shares of the values up to x. It is symmetric, has the unit of the values, and is 0 for
+    This is the earth mover's or first Wasserstein distance, ∫ |P(x) − Q(x)| dx. P(x) and Q(x) are
+    the shares of the values up to x. It is symmetric, has the unit of the values, and is 0 for
     equal shares. Neither counter may be empty.
 
     >>> earth_movers(Counter([3, 5]), Counter([4, 8]))  # 3 to 4, 5 to 8
@@ -391,8 +391,8 @@ def earth_movers(p: Counter[int], q: Counter[int]) -> float:
 def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
     """Return how different two distributions are: 0 bits if equal, 1 bit if they share nothing.
 
-    This is ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M), where P and Q are the shares in `p` and `q`, and
-    M is the mean of the two. It is symmetric. Neither counter may be empty.
+    This is ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M). P and Q are the shares in `p` and `q`, and M is
+    the mean of the two. It is symmetric. Neither counter may be empty.
 
     >>> jensen_shannon(Counter("ab"), Counter("ab")), jensen_shannon(Counter("ab"), Counter("c"))
     (0.0, 1.0)

@@ -291,7 +291,7 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
 
 
 def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
-    """Call the reward function. Raises ConfigError unless it returns a finite number per text."""
+    """Return the reward of each text. Raises ConfigError unless all are finite numbers."""
     given = reward(texts)
     try:
         rewards = [float(r) for r in given]
@@ -301,7 +301,7 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
         ) from None
     if len(rewards) != len(texts):
         raise ConfigError(
-            f"the reward function returned {len(rewards)} rewards for {len(texts)} texts"
+            f"the reward function returned {len(rewards):,} rewards for {len(texts):,} texts"
         )
     if not all(map(math.isfinite, rewards)):
         raise ConfigError("the reward function returned a value that is not finite")
