@@ -1,4 +1,4 @@
-"""A long row of losses made short: each mean by hand, no extreme lost, one line in the terminal."""
+"""Summaries of many losses: means by hand, all extremes, and one line in the terminal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_no_extreme_is_lost(numbers: list[float], most: int) -> None:
 
 
 def test_extremes_of_each_part() -> None:
-    """A tooth in each of four parts, up in one and down in the next."""
+    """Each of four parts has one extreme, alternately high and low."""
     numbers = [0.0] * 40
     numbers[3], numbers[17], numbers[22], numbers[39] = 1.0, -1.0, 1.0, -1.0
     assert {3, 17, 22, 39} <= set(extremes(numbers, 8))
@@ -91,7 +91,7 @@ def test_a_spark_line_fits(losses: list[float], width: int) -> None:
 
 
 def test_a_spark_line_is_smooth_and_falls_with_the_losses() -> None:
-    """A noise as large as the fall: means over a twentieth of the steps show the fall alone."""
+    """The noise is as large as the fall, but means over a twentieth of the steps remove it."""
     losses = [3 - step / 6000 + math.sin(7 * step) for step in range(6000)]
     heights = [BLOCKS.index(block) for block in spark_line(losses)]
     assert len(heights) == SPARK_WIDTH

@@ -1,4 +1,4 @@
-"""Preferences: what is read, written and mended, pairs from counts, and the language of rules."""
+"""Preferences: reading, writing and repairing files, built-in pairs, and rules."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
-    """What is left is whole lines, and all of those that were whole."""
+    """Kamon keeps all complete lines and removes the rest."""
     path = tmp_path / "p.jsonl"
     preferences.write(path, ANSWERS[:3])
     content = path.read_bytes()
@@ -124,7 +124,9 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         said = preferences.repair_tail(path)
         whole = content[:size].count(b"\n")
         mended = path.read_bytes()
-        if content[: size + 1].count(b"\n") > whole and content[:size]:  # all but its end is there
+        if (
+            content[: size + 1].count(b"\n") > whole and content[:size]
+        ):  # only the line end is missing
             assert said == f"{path}, line {whole + 1} had no line end, so Kamon added one"
             assert mended == content[: size + 1]
         else:
@@ -267,7 +269,7 @@ def test_rules_that_are_none(rule: str, message: str) -> None:
 
 
 def test_any_rule_is_what_python_makes_of_it() -> None:
-    """Random rules, beside the same as Python would read them."""
+    """Random rules give the same results as the same rules in Python."""
     rng = random.Random(1)
     texts = ["".join(rng.choices("abeix", k=rng.randrange(7))) for _ in range(40)]
 
