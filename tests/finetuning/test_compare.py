@@ -128,10 +128,8 @@ def test_the_kl_of_a_coin_by_hand() -> None:
 def test_losses_by_hand() -> None:
     one, other = coin(0.5), coin(1.5)
     found = compare(one, {"other": other}, n=2).tuned[0]
-    for loss, p in (
-        (found.base_loss, odds(one)),
-        (found.loss, odds(other)),
-    ):  # for "a" and its end, and "aa"
+    # The targets are "a" and its end, and "aa".
+    for loss, p in ((found.base_loss, odds(one)), (found.loss, odds(other))):
         assert loss == pytest.approx(-(3 * math.log(p) + math.log(1 - p)) / 4, abs=1e-12)
     assert found.num_docs == 2
 

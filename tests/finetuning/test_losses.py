@@ -28,12 +28,8 @@ from kamon.finetuning import losses
 
 CONFIG = Config(n_layer=2, n_embd=4, n_head=2, block_size=8, vocab_size=6, std=0.7)
 SPANS = [(2, 3), (0, 4), (3, 2), (1, 1)]
-SIZES = [
-    5,
-    5,
-    5,
-    4,
-]  # one target of the second document and two of the last are in no part
+# In the second document one target belongs to neither part, in the last one two do.
+SIZES = [5, 5, 5, 4]
 Loss = Callable[[list[list[Value]]], Value]  # maps the log-probabilities of each document
 
 

@@ -124,9 +124,8 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         said = preferences.repair_tail(path)
         whole = content[:size].count(b"\n")
         mended = path.read_bytes()
-        if (
-            content[: size + 1].count(b"\n") > whole and content[:size]
-        ):  # only the line end is missing
+        # True if only the line end is missing.
+        if content[: size + 1].count(b"\n") > whole and content[:size]:
             assert said == f"{path}, line {whole + 1} had no line end, so Kamon added one"
             assert mended == content[: size + 1]
         else:
