@@ -47,8 +47,8 @@ class Losses:
     Attributes:
         window: number of steps that each mean of `smooth` covers.
         each: losses of single steps, or only the extremes of a long run.
-        validation_losses: the validation losses after some steps. Without a validation set, the
-            list is empty, and the other validation losses are None.
+        validation_losses: the validation losses after some steps. Without a validation set, this is
+            empty, and kept, gpt, ngram and ngram_order are None.
         kept: the step with the best model, and its validation loss.
         gpt: the validation loss of the GPT in the best model's blend, or None without a blend.
         uniform: ln V, the loss if all tokens are equally likely.

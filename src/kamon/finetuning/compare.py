@@ -2,8 +2,8 @@
 
 Kamon measures everything at temperature 1, the model's own distribution. Documents without a prompt
 have no special tokens. So Kamon removes these tokens from the model first (`plain`), and their
-probability adds nothing to the KL. With a prompt, Kamon measures answers to it, and the models keep
-their special tokens. Shares are from 0 to 1, lengths in characters.
+probability adds nothing to the KL. With a prompt, samples, KL and rewards are of answers to it, and
+the models keep their special tokens. Shares are from 0 to 1, lengths in characters.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ HELD_OUT_SHARE = 4  # built-in training pairs per validation pair
 NUM_WATCHED = 250  # samples to measure the KL with during the run
 NUM_MEASURED = 1000  # the same at the end
 SLOWDOWN = 20  # an engine without fused calls divides these two by this factor
-ACCEPTED_SETTINGS = ("temperature",)  # settings that the other kinds do not accept
+ACCEPTED_SETTINGS = ("temperature",)  # settings besides `loop.SETTINGS`
 Watch = Callable[[dict[str, float]], None]
 Judge = Callable[[str], float | None]
 

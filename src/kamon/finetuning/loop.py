@@ -62,7 +62,7 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class FineTuneSpec:
-    """Everything except the engine that decides the fine-tuned model.
+    """Everything that decides the fine-tuned model, apart from the engine.
 
     Attributes:
         kind: "sft", "reward", "dpo", "ppo" or "rate", the name of the command.

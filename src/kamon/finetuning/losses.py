@@ -6,8 +6,8 @@ takes log-probabilities and returns the weights. The other returns L itself. Thi
 engine, and no engine knows an objective.
 
 All log-probabilities are in nats. A span is (targets of the prompt, targets of the answer) of a
-document. Further targets belong to neither. Losses are means over tokens or pairs, so you need not
-adapt the learning rate to the batch size.
+document. Further targets belong to neither. Losses are means over tokens or pairs, so the batch
+size does not change the scale of the gradient.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ PICKED = {  # defaults that differ from the base's settings
     "weight_decay": 0.0,
     "dropout": 0.0,
 }
-ACCEPTED_SETTINGS = ("temperature",)  # settings that the other kinds do not accept
+ACCEPTED_SETTINGS = ("temperature",)  # settings besides `loop.SETTINGS`
 GAIN = 0.5  # of the controller of kl_coef, which changes it by at most a tenth per step
 MAX_KL_ERROR = 0.2
 FIRST = 1 << 40  # number of the first document of a rollout, far from those of `sample`

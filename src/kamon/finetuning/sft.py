@@ -52,7 +52,7 @@ LEARNING_RATE_FACTOR = 2.0  # times the base's, because new tokens start untrain
 READ = 200  # documents of the base that make new tokens unlikely
 NUM_SHOWN = 8  # prompts that the model answers at the end, as examples
 MAX_EVAL_DOCS = 3_000  # documents of the base's validation set
-ACCEPTED_SETTINGS = (  # settings that the other kinds do not accept
+ACCEPTED_SETTINGS = (  # settings besides `loop.SETTINGS`
     "block_size",
     "dropout",
     "gradient_accumulation_steps",
