@@ -144,7 +144,7 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         ('{"chosen": "a"}', 'line 1 has no text under "rejected"'),
         ('{"rejected": "a"}', 'line 1 has no text under "chosen"'),
         ('{"chosen": "a", "rejected": 3}', 'a value that is not text under "rejected"'),
-        ('{"chosen": "a", "rejected": "b", "prompt": 3}', 'else than text under "prompt"'),
+        ('{"chosen": "a", "rejected": "b", "prompt": 3}', 'that is not text under "prompt"'),
         ('{"chosen": "a", "rejected": "a"}', "line 1 compares a text with itself"),
         ('{"text": "a", "liked": "yes"}', '"liked" must be true or false'),
         ('{"liked": true}', 'no text under "text"'),
