@@ -773,7 +773,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["tokenizer", "show", "B", "\udcff"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("dpo M", 2, "dpo needs either DATA or --prefer RULE"),
     ("dpo M common --prefer len<3", 2, "dpo needs either DATA or --prefer"),
-    (["dpo", "M", "--prefer", "len <"], 2, "the rule 'len <', character 6: this does not fit"),
+    (["dpo", "M", "--prefer", "len <"], 2, "the rule 'len <', character 6: syntax error"),
     (["dpo", "M", "--prefer", "\x1b"], 2, r"character 1: unexpected '\x1b'"),
     (["dpo", "M", "--prefer", "matches /a{99999999999}/", "-o", "new"], 2, "is too large"),
     ("dpo M --prefer len<99 -o new", 2, "samples satisfies the rule, so there is nothing"),

@@ -86,7 +86,7 @@ class Compiler:
             tree = ast.parse(source, mode="eval")
         except SyntaxError as error:
             form = 'a rule looks like len <= 5 and not endswith "a"'
-            self.fail_at((error.offset or len(source) + 1) - 1, f"syntax error: {form}")
+            self.fail_at((error.offset or len(source) + 1) - 1, f"syntax error ({form})")
         except (MemoryError, RecursionError):
             self.fail(0, "too many nested parentheses")
         return self.rule(tree.body, 0)
