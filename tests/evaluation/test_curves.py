@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import TINY_FLAGS, Result
-from kamon.cli.output import spark
+from kamon.cli.output import CURVE_WIDTH, loss_curve
 from kamon.evaluation.curves import (
     BLOCKS,
     SPARK_WIDTH,
@@ -101,20 +101,19 @@ def test_a_spark_line_is_smooth_and_falls_with_the_losses() -> None:
 
 def test_a_spark_line_in_the_terminal(names: Path, tmp_path: Path, kamon: Kamon) -> None:
     done = kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps=200")
-    line = next(line for line in done.err.splitlines() if line.startswith("loss by step "))
-    assert len(line) == len("loss by step ") + SPARK_WIDTH <= 80
-    assert kamon("inspect", tmp_path / "m").out.splitlines()[-1] == line
-    assert "loss by step" not in kamon("inspect", tmp_path / "m", "--json").out
+    line = next(line for line in done.err.splitlines() if line.startswith("Loss curve "))
+    assert sum(line.count(block) for block in BLOCKS) == CURVE_WIDTH
+    assert len(line) <= 80
+    curve = line.removeprefix("Loss curve").strip()
+    assert f"training loss {curve}" in kamon("inspect", tmp_path / "m").out
+    assert BLOCKS[0] not in kamon("inspect", tmp_path / "m", "--json").out
     done = kamon("train", names, "-o", tmp_path / "one", *TINY_FLAGS, "--num-steps=1")
-    assert "loss by step" not in done.err
+    assert "Loss curve" not in done.err
 
 
 @pytest.mark.parametrize(
     ("encoding", "shown"), [("utf-8", True), ("ascii", False), ("cp1252", False)]
 )
 def test_a_terminal_that_has_no_blocks(encoding: str, shown: bool) -> None:
-    file = io.BytesIO()
-    stream = io.TextIOWrapper(file, encoding=encoding, errors="backslashreplace")
-    spark([3.0, 2.0], stream)
-    stream.flush()
-    assert bool(file.getvalue()) is shown
+    curve = loss_curve([3.0, 2.0], io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert curve == ("3.000 █▁ 2.500" if shown else "3.000 to 2.500")

@@ -446,7 +446,7 @@ def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str])
             2,
             "--column, --format and --no-header need a FILE, and there is none",
         ),
-        (["--order=4"], 2, "there is no flag --order"),
+        (["--order=4"], 2, "unknown option --order"),
         (["none.txt"], 1, "no file none.txt"),
     ],
 )

@@ -279,7 +279,7 @@ def test_tuned_again(tuned: Model) -> None:
         ),
         ([{"prompt": "", "completion": ""}], {}, CorpusError, "example 1 has an empty completion"),
         ([{"prompt": "a\0", "completion": "a"}], {}, CorpusError, "has a NUL at character 2"),
-        (["anna"], {}, CorpusError, "example 1 is not a mapping but 'anna'"),
+        (["anna"], {}, CorpusError, "example 1 must be a mapping, not 'anna'"),
         ("instruction", {}, CorpusError, "no file instruction\nhint: did you mean 'instructions'?"),
         (DATA, {"base_share": 1}, ConfigError, "base_share must be from 0 to below 1, not 1"),
         (DATA, {"base_share": "x"}, ConfigError, "base_share must be a number"),
