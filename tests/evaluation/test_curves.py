@@ -107,8 +107,6 @@ def test_a_spark_line_in_the_terminal(names: Path, tmp_path: Path, kamon: Kamon)
     curve = line.removeprefix("Loss curve").strip()
     assert f"training loss {curve}" in kamon("inspect", tmp_path / "m").out
     assert BLOCKS[0] not in kamon("inspect", tmp_path / "m", "--json").out
-    done = kamon("train", names, "-o", tmp_path / "one", *TINY_FLAGS, "--num-steps=1")
-    assert "Loss curve" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -351,7 +351,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
         assert expected.startswith(done.out)
     plain.write_text("1;anna\n" * 5)
     done = kamon("score", tmp_path / "m", plain, "--unknown=zero")
-    assert "looks like a table: --format csv --column NAME" in done.err
+    assert "looks like a table: read one column with --format csv --column NAME" in done.err
 
 
 def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
