@@ -337,7 +337,7 @@ def test_a_save_that_is_given_up_writes_nothing(ratings: Ratings, tmp_path: Path
 def test_a_model_of_text(tmp_path: Path) -> None:
     model = kamon.train([" ".join(DOCS * 5)], mode="text", num_steps=1, n_embd=4, block_size=8)
     ratings = ratings_of(model, tmp_path)
-    with pytest.raises(ConfigError, match="ratings are of documents"):
+    with pytest.raises(ConfigError, match="rating needs documents"):
         start(ratings)
     assert ratings.sessions == {}
 
