@@ -191,7 +191,7 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path, kamon: Kamon, lines: 
     lines("y", "y", "u", "u", "u", "y")
     done = kamon("rate", base, "-o", tmp_path / "m")
     assert (done.code, done.out) == (0, "")
-    assert "there is no answer to undo" in done.err
+    assert "nothing to undo" in done.err
     assert "no model written: Kamon needs one name that you like and one that you" in done.err
     assert sorted(os.listdir(tmp_path)) == ["m.jsonl"]
     assert len(preferences.read(tmp_path / "m.jsonl")) == 1

@@ -306,7 +306,7 @@ def test_bases_that_are_none(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="the base must be a model or its directory, not 3"):
         sft(3, DATA)  # type: ignore[arg-type]
     text = kamon.train(["abcd " * 500], mode="text", num_steps=2, size="tiny")
-    with pytest.raises(ConfigError, match="SFT needs documents"):
+    with pytest.raises(ConfigError, match="SFT needs a model of a list"):
         sft(text, DATA)
     with pytest.raises(
         ConfigError,

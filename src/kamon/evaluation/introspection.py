@@ -374,7 +374,7 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
     Raises: ConfigError for a model of text, CorpusError if the model keeps no documents.
     """
     model, n = as_model(model), require_int("n", n, 1)
-    model.check_documents("a plot of lengths needs documents")
+    model.check_documents("a plot of lengths")
     if not model.docs:
         raise CorpusError("the model does not keep its documents, so it has no lengths to show")
     size = model.config.block_size

@@ -77,7 +77,7 @@ def score(
     ['anna', 'hora']
     """
     model = as_model(model)
-    model.check_documents("scores are those of documents")
+    model.check_documents("scoring")
     return score_with(model.language_model, model.tokenizer, texts, unknown=unknown)
 
 

@@ -452,7 +452,7 @@ def dpo(
     engine, run, settings = loop.run_arguments(options)
     engine = replace(engine, name=engine.name or best_engine())
     base = as_model(model, "the base", threads=engine.threads).without_blend()
-    base.check_documents("DPO needs documents")
+    base.check_documents("DPO")
     seed = require_int("seed", settings.get("seed", base.config.seed))
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
     reference = engine.create(base.config)

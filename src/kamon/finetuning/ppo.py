@@ -206,7 +206,7 @@ def ppo(
     objective = PPOConfig(num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic, prompt)
     engine, run, settings = loop.run_arguments(options)
     base = as_model(model, "the model to tune", **engine.keywords()).without_blend()
-    base.check_documents("PPO needs documents")
+    base.check_documents("PPO")
     if is_reward_model(base):
         raise ConfigError("a reward model cannot be fine-tuned with PPO", "start from its base")
     config = loop.build_config(base.config, PICKED, settings, *ACCEPTED_SETTINGS)

@@ -306,7 +306,7 @@ def checked_answers(answers: Iterable[Feedback]) -> list[Feedback]:
     for number, answer in enumerate(checked, 1):
         if not isinstance(answer, Preference | Rating):
             raise CorpusError(
-                f"pair {number} must be a kamon.finetuning.preferences.Preference, "
+                f"pair {number} must be a Preference or a Rating of kamon.finetuning, "
                 f"not {answer!r:.80}"
             )
     return checked

@@ -77,7 +77,7 @@ def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base
     Raises: ConfigError for a model of running text.
     """
     base = as_model(model, "the base").without_blend()
-    base.check_documents("rating needs documents")
+    base.check_documents("rating")
     return Base(base, loop.base_of(base, path or model), [])
 
 
@@ -244,7 +244,7 @@ class RatingSession:
 
     def undo(self) -> None:
         if not self.answers:
-            self.say("there is no answer to undo")
+            self.say("nothing to undo")
             return
         preferences.remove_last(self.journal)
         taken = self.answers.pop()

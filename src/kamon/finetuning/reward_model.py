@@ -179,7 +179,7 @@ def reward_model(
     """
     engine, run, settings = loop.run_arguments(options)
     base = as_model(model, "the base", **engine.keywords()).without_blend()
-    base.check_documents("a reward model needs documents")
+    base.check_documents("a reward model")
     if is_reward_model(base):
         raise ConfigError("the model is already a reward model", "start from its base")
     weight = require_float("lm_weight", lm_weight)

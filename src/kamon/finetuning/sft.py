@@ -210,7 +210,7 @@ def checked_share(model: Model, base_share: float) -> float:
     base_share = require_float("base_share", base_share)
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
-    model.check_documents("SFT needs documents")
+    model.check_documents("SFT")
     if base_share and model.training.corpus.packed:
         raise ConfigError(
             "the base was trained on a packed corpus and does not keep its documents",
