@@ -133,7 +133,7 @@ def complete(
     (True, 3)
     """
     model = as_model(model)
-    model.check_documents("completions are documents")
+    model.check_documents("completion")
     check_text("the prefix", prefix)
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
@@ -163,7 +163,7 @@ def fill(
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
     model = as_model(model)
-    model.check_documents("patterns are for documents")
+    model.check_documents("a pattern")
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
             "patterns need a character tokenizer, and the tokens of this model are pieces of text",

@@ -91,11 +91,9 @@ class Model:
         return self.config.mode == "text"
 
     def check_documents(self, what: str) -> None:
-        """Raise ConfigError for a model of a text. `what` begins the message."""
+        """Raise ConfigError for a model of a text. what: the feature that needs a list."""
         if self.writes_text:
-            raise ConfigError(
-                f"{what}, and this model was trained on a text", "use a model of a list"
-            )
+            raise ConfigError(f"{what} needs a model of a list, and this one was trained on a text")
 
     @property
     def num_params(self) -> int:

@@ -171,25 +171,24 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Yield the runs to try, the best one first, for the arguments of `choose_setup`."""
     name, num_docs = engine.name or best_engine(), data.train_lengths.total()
-    if isinstance(init_from, StartingPoint):
-        if size is not None:
-            raise ConfigError(
-                f"size {size} does not apply to a model that starts from another",
-                f"leave it out, or use --from {SCRATCH}",
-            )
-        yield Candidate(fine_tune_config(data, settings, init_from.config, seconds), 0, init_from)
-        return
+    start = init_from if isinstance(init_from, StartingPoint) else None
+    if start and size is not None:
+        raise ConfigError(
+            f"size {size} does not apply to a model that starts from another",
+            f"leave it out, or use --from {SCRATCH}",
+        )
     if init_from is None and size is None and base_helps(data, settings, name, seconds):
         start = starting_point(BASE)
-        assert start is not None
+    if start:
         if seconds is not None and num_docs >= presets.MIN_LONG_DOCS:
             config = fine_tune_config(data, settings, start.config, seconds, long=True)
             enough = presets.MIN_LONG_EPOCHS * num_docs // config.docs_per_step
             yield Candidate(config, enough, start)
         config = fine_tune_config(data, settings, start.config, seconds)
-        yield Candidate(
-            config, int(presets.MIN_BASE_EPOCHS * num_docs) // config.docs_per_step, start
-        )
+        enough = int(presets.MIN_BASE_EPOCHS * num_docs) // config.docs_per_step
+        yield Candidate(config, 0 if init_from else enough, start)
+    if init_from and start:
+        return
     if size is not None:
         sizes = [size]
     elif seconds is None:

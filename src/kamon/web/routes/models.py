@@ -463,7 +463,7 @@ def samples_of(
     stop: Stop,
     known_of: Callable[[list[str]], Collection[str]],
 ) -> Samples:
-    model.check_documents("the server samples documents")
+    model.check_documents("sampling over HTTP")
     conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest"})
     found = model.generate(
         body.n,

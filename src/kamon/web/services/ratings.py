@@ -189,7 +189,7 @@ class Ratings:
         """Undo the last answer, also in the model. Its text is the next proposal again."""
         with self.using(id) as session:
             if not session.rated.answers:
-                raise WebError(409, "there is no answer to undo")
+                raise WebError(409, "nothing to undo")
             *answers, last = session.rated.answers
             self._update(session, answers, stop, again=last)
             return session.rated
