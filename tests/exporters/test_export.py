@@ -329,7 +329,7 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
     )
     assert len(run(path).stdout.splitlines()) == 20
     (found,) = score.score(model, ["afk"])
-    wanted = f"{found.logprob:.3f} nats, {found.bits_per_char:.3f} bits a character\n"
+    wanted = f"{found.logprob:.3f} nats, {found.bits_per_char:.3f} bits per character\n"
     assert run(path, "--score", "afk").stdout == wanted
     best = completion.complete(model, "af", 3).documents
     wanted = "".join(f"{each.logprob:10.3f}  {each.text}\n" for each in best)
