@@ -233,7 +233,7 @@ def test_answers_to_prompts(name: str, models: dict[str, Model]) -> None:
         assert module.score("bglbglbgl", prompt)[0] < logprob  # of its beginning
     with pytest.raises(ValueError, match="leaves no room for a completion: it has 20 tokens"):
         module.sample(1, prompt="a" * 20)
-    with pytest.raises(ValueError, match="knows no prompts"):
+    with pytest.raises(ValueError, match="does not take prompts"):
         run_as_module(export.export(kept(models["chars"]), "python")).sample(1, prompt="a")
 
 
@@ -345,7 +345,7 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
         (["0", "--complete", "a"], "n must be from 1 to 10,000, not 0"),
         (["-1"], "the number of samples must be 0 or more, not -1"),
         (["--temperature", "nan"], "temperature must be 0 or more and finite, not nan"),
-        (["--prompt", "a"], "this model knows no prompts"),
+        (["--prompt", "a"], "this model does not take prompts"),
         (["--complete", "a", "--prompt", "a"], "do not take --prompt"),
         (["--complete", "a", "--score", "a"], "not allowed with argument"),
         (["x"], "invalid int value"),

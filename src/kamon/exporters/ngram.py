@@ -13,7 +13,7 @@ from kamon.storage.checkpoint import Checkpoint, unpack_documents
 
 @dataclass(frozen=True)
 class NgramTree:
-    """The numbers from which a program can compute `kamon.ngrams.reference.Ngram` exactly.
+    """The numbers that a program needs to compute `kamon.ngrams.reference.Ngram` exactly.
 
     Node 0 is the empty k-gram. The other nodes follow level by level. Nodes with the same parent
     are next to each other, in the order of their tokens.

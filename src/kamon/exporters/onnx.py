@@ -1,8 +1,8 @@
 """A model as ONNX: one step of the decoder, for a batch of B documents.
 
     token         (B,) int64        the last token of each document
-    position      () int64          the position of these tokens; BOS has 0
-    past_keys     (L, B, H, T, D)   present_keys of the previous step; T is 0 at first
+    position      () int64          the position of these tokens (BOS has 0)
+    past_keys     (L, B, H, T, D)   present_keys of the previous step (T is 0 at first)
     past_values   (L, B, H, T, D)
     logits        (B, V)            the logits of the next token
     present_keys, present_values    (L, B, H, T + 1, D)

@@ -168,8 +168,8 @@ def ngram_probabilities(context: Sequence[int]) -> list[float]:
     """Return p (V,) of each token after `context`: interpolated modified Kneser-Ney.
 
     It subtracts a discount from each count, and gives the sum of the discounts to p after a context
-    that is one token shorter. Below the empty context, all tokens are equally likely. Source: Chen
-    and Goodman 1999, doi:10.1006/csla.1999.0128.
+    that is one token shorter. The discounts of the empty context go to 1 / V. Source: Chen and
+    Goodman 1999, doi:10.1006/csla.1999.0128.
     """
     _, tokens, counts = grams()
     found = [1 / VOCAB_SIZE] * VOCAB_SIZE
@@ -357,7 +357,7 @@ def before_answer(prompt: str | None) -> list[int]:
     if prompt is None:
         return []
     if "<|answer|>" not in tokenizer().special:
-        raise ValueError("this model knows no prompts")
+        raise ValueError("this model does not take prompts")
     start = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
     if len(start) >= BLOCK_SIZE:
         raise ValueError(
