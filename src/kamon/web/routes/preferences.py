@@ -1,4 +1,4 @@
-"""Routes for rating sessions, in which a model learns what the user likes."""
+"""Routes for rating sessions. In a session, a model learns what the user likes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The address of the server, and the names by which clients can reach it."""
+"""The address of the server, and the names that clients can use for it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class RequestGuard:
 
     Attributes:
         hosts: allowed values of Host, in lower case, with the port.
-        anywhere: whether Host may also be the address to which the client connected.
+        anywhere: whether Host may also be the address that the client connected to.
         token: each request must have it in a cookie or as "Authorization: Bearer …".
         once: replaces the token for opening the page, but only once. Kamon passes it to the browser
             on a command line, which every user of this machine can see.
@@ -126,7 +126,7 @@ class RequestGuard:
 
     @staticmethod
     def connected(scope: Scope) -> frozenset[str]:
-        """Return the address to which the client connected, in the form of a Host."""
+        """Return the address that the client connected to, in the form of a Host."""
         ip, port = scope.get("server") or ("", None)
         ip = ip.partition("%")[0].removeprefix("::ffff:")
         name = f"[{ip}]" if ":" in ip else ip

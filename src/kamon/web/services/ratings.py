@@ -1,4 +1,4 @@
-"""Sessions in which a model learns from ratings, as in `kamon.finetuning.rating`.
+"""Rating sessions. The model of a session learns from ratings, as in `kamon.finetuning.rating`.
 
 The state of a session is a `Rated`, which is immutable. A request makes a new one, and replaces
 the old one only when the new one is complete. So a request has no effect if it fails or its client

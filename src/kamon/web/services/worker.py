@@ -305,8 +305,8 @@ class Training:
         self.keeping += time.thread_time() - start
 
     def weight(self) -> float | None:
-        """Return the weight of the GPT at this step, or None without a blend. The validation set or,
-        for a short list, cross-validation chooses it."""
+        """Return the weight of the GPT at this step, or None without a blend. It is the best one on
+        the validation set or, for a short list, in cross-validation."""
         run = self.setup
         assert run
         if run.cross_validation:

@@ -79,7 +79,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Drawn:
-    """How to draw a Value. inputs: those to draw instead of its own, each with derivative 1."""
+    """How to draw a Value. inputs: those to draw instead of its inputs, each with derivative 1."""
 
     label: str
     op: str
@@ -112,7 +112,7 @@ def expression(a: float, b: float, c: float) -> Graph:
 def loss(model: Model, text: str, position: int) -> Graph:
     """Return the graph of −log p of a token of the text, or of the end.
 
-    The graph starts at the model's logits and uses the scalar engine's softmax and log. It draws
+    The graph starts at the model's logits and uses the scalar engine's softmax and log. It shows
     only the most likely tokens and the target, but the sum is over all tokens.
 
     position: of the token, from 0. The end comes after the last token.

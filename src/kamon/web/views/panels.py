@@ -209,7 +209,7 @@ class NgramCache:
 
 
 def why_no_ngram(model: Model, limits: Limits) -> str | None:
-    """Return the reason why there is no n-gram to compare with, or None if there is one."""
+    """Return why the model has no n-gram to compare with, or None if it has one."""
     if not model.docs:
         return "the model keeps no documents, of which an n-gram could be counted"
     if len(model.docs.text) > limits.ngram_bytes:
