@@ -174,7 +174,7 @@ class RequestGuard:
             WebError: 413 if the body is too large, 408 if it is too slow, 415 if it is not JSON.
         """
         max_size, size = self.limits.body_bytes, 0
-        too_large = WebError(413, f"a request may have {max_size // 1024} KB; this one has more")
+        too_large = WebError(413, f"the request is larger than {max_size // 1024} KB, the limit")
         headers = Headers(scope=scope)
         for value in headers.getlist("content-length"):
             if value.isdecimal() and int(value[:20]) > READ_TO * max_size:

@@ -399,7 +399,7 @@ class Jobs:
                 job.ngram = message["loss"], message["order"]
             case "moment":
                 if message["step"] > len(job.losses):  # its model would lack losses
-                    raise ValueError("a moment behind steps that nobody was told of")
+                    raise ValueError("a moment after steps that were not reported")
                 params = params_in(job, message)
                 step, samples = message["step"], message["samples"]
                 blend = Blend(**message["blend"]) if message["blend"] else None

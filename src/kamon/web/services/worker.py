@@ -351,7 +351,7 @@ def main() -> int:
         content = json.loads(commands.readline(MAX_REQUEST_BYTES))
         request = Request(**content | {"limits": Limits(**content["limits"])})
     except (ValueError, TypeError, LookupError, RecursionError):
-        report("failed", error="what came first on standard input is no training")
+        report("failed", error="the first line of standard input is not a training")
         return 2
     control = Control()
     threading.Thread(target=control.listen, args=[commands], daemon=True).start()

@@ -211,7 +211,7 @@ class NgramCache:
 def why_no_ngram(model: Model, limits: Limits) -> str | None:
     """Return why the model has no n-gram to compare with, or None if it has one."""
     if not model.docs:
-        return "the model keeps no documents, of which an n-gram could be counted"
+        return "the model does not contain its list"
     if len(model.docs.text) > limits.ngram_bytes:
         return (
             f"the list has {len(model.docs.text):,} bytes: n-grams are counted of "
