@@ -380,7 +380,7 @@ def test_without_matplotlib(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> No
     done = kamon("plot", "m")
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        "error: pictures need matplotlib\n"
+        "error: plots need matplotlib\n"
         'hint: install it with pip install "kamon[plot]", or get the numbers with --json\n'
     )
     assert [path.name for path in Path().iterdir()] == ["m"]

@@ -27,7 +27,7 @@ try:
     from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise ConfigError(
-        "pictures need matplotlib",
+        "plots need matplotlib",
         'install it with pip install "kamon[plot]", or get the numbers with --json',
     ) from None
 

@@ -755,7 +755,7 @@ def test_squares_are_not_negative(tmp_path: Path) -> None:
     assert broken.state
     broken.state["v"][3] = -1.0
     model_dir.save(tmp_path / "m", broken)
-    with pytest.raises(StoreError, match="has a mean of squares that is below 0"):
+    with pytest.raises(StoreError, match="has a negative mean of squares"):
         model_dir.load(tmp_path / "m")
 
 

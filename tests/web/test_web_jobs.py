@@ -603,14 +603,14 @@ def test_garbage_is_no_command() -> None:
 
 
 WORKERS = {
-    "nonsense": ("print('what?', flush=True); input()", "nobody understands"),
-    "no-object": ("print('[1]', flush=True)", "nobody understands"),
-    "unknown": ('print(\'{"type": "dance"}\', flush=True)', "nobody understands"),
+    "nonsense": ("print('what?', flush=True); input()", "sent an invalid message"),
+    "no-object": ("print('[1]', flush=True)", "sent an invalid message"),
+    "unknown": ('print(\'{"type": "dance"}\', flush=True)', "sent an invalid message"),
     "too-early": (
         'print(\'{"type": "moment", "step": 0, "params": "", "samples": []}\', flush=True)',
-        "nobody understands",
+        "sent an invalid message",
     ),
-    "endless": ("import sys\nwhile True: sys.stdout.write('[' * 5000)", "nobody understands"),
+    "endless": ("import sys\nwhile True: sys.stdout.write('[' * 5000)", "sent an invalid message"),
     "crash": ("import os; os.abort()", f"exit code {-signal.SIGABRT}"),
     "silence": ("pass", "exit code 0"),
 }

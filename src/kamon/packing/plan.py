@@ -193,13 +193,13 @@ def difference(before: Any, now: dict[str, Any]) -> str:
     for source in now["sources"]:
         same_path = missing.pop(source["path"], None)
         if same_path is None:
-            return f"{name_of(source['path'])} was no input"
+            return f"{name_of(source['path'])} was not an input"
         if same_path != source:
             return f"the input {name_of(source['path'])} has changed since"
     if missing:
         return f"the input {name_of(next(iter(missing)))} is missing now"
     same_order = before["sources"] == now["sources"]
-    return "by another version of Kamon" if same_order else "its inputs had another order"
+    return "by another version of Kamon" if same_order else "its inputs were in another order"
 
 
 def shown(value: Any) -> str:

@@ -343,7 +343,7 @@ class Shards:
         return num_chars
 
     def _bad_offsets(self, shard: Shard) -> StoreError:
-        return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
+        return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets are invalid")
 
     def stream(self, part: Part, begin: int, end: int) -> array[int]:
         """Return the tokens begin … end − 1 of the part's stream, an array of 'i'."""
@@ -378,7 +378,7 @@ class Shards:
         tokens = numbers(self._view(shard.tokens, self.manifest.bytes_a_token), begin, end)
         if tokens and max(tokens) >= self.manifest.vocab_size:
             raise StoreError(
-                f"{self.path / shard.tokens.name} is damaged: token {max(tokens)} is none of "
+                f"{self.path / shard.tokens.name} is damaged: token {max(tokens)} is not one of "
                 f"{self.manifest.vocab_size:,}"
             )
         return array("i", tokens)

@@ -95,7 +95,7 @@ def state_bytes(config: Config, state: State) -> Iterator[bytes]:
 def read_state(config: Config, name: str, content: bytes, step: int) -> State:
     params, m, v = from_safetensors(config, name, [f"{part}." for part in STATE_FIELDS], content)
     if min(v) < 0:
-        raise StoreError(f"{name} has a mean of squares that is below 0")
+        raise StoreError(f"{name} has a negative mean of squares")
     return {"params": params, "m": m, "v": v, "step": step}
 
 
@@ -241,7 +241,7 @@ def unpacked(packed: bytes) -> Iterator[str]:
                 lines = whole.decode().split("\n")
                 docs: list[str] = json.loads(f"[{','.join(lines)}]")
                 if len(docs) != len(lines) or not all(isinstance(doc, str) for doc in docs):
-                    raise ValueError("not every line is one JSON string")
+                    raise ValueError("a line is not one JSON string")
                 if "\0" in "".join(docs):
                     raise ValueError("one has a NUL, which no text has")
                 yield from docs
@@ -272,7 +272,7 @@ def unpack_examples(packed: bytes) -> list[dict[str, Any]]:
             raise ValueError(f"they have more than {MAX_EXAMPLES_BYTES:,} bytes")
         found = [json.loads(line) for line in text.decode().split("\n")[:-1]]
         if not found or not all(isinstance(each, dict) for each in found):
-            raise ValueError("not every line is a JSON object")
+            raise ValueError("a line is not a JSON object")
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise StoreError(f"the model's examples cannot be used: {error}") from None
     return found

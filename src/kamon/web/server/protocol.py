@@ -104,7 +104,7 @@ class LimitedProtocol(H11Protocol):
         """Answer in JSON like other errors. The status is 421 without exactly one Host header."""
         status = 400
         if "Host:" in str(sys.exception()):
-            status, msg = 421, "a request has one Host header"
+            status, msg = 421, "a request needs exactly one Host header"
         answer, reason = refusal(WebError(status, msg)), HTTPStatus(status).phrase.encode()
         head = h11.Response(status_code=status, headers=answer.raw_headers, reason=reason)
         with suppress(h11.LocalProtocolError):  # an answer has already started

@@ -218,7 +218,7 @@ class Jobs:
             )
         except OSError as error:
             with job.lock:
-                job.end("failed", f"no process can be started: {error.strerror}")
+                job.end("failed", f"cannot start a process: {error.strerror}")
             return
         for target in (write_commands, self.follow_process):
             args = [job, job.process]
@@ -365,7 +365,7 @@ class Jobs:
                             self.handle_message(job, message)
             problem = ""
         except (KamonError, ValueError, LookupError, TypeError, RecursionError):
-            problem = "its process said what nobody understands"
+            problem = "its process sent an invalid message"
         finally:  # otherwise the training would never end
             job.outbox.put(None)
             code = exit_code(process, END_SECONDS)
@@ -429,10 +429,10 @@ class Jobs:
             )
         why = None
         if message["too_long"]:
-            why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
+            why = f"stopped after {job.seconds:.0f} seconds, the limit for a training"
         elif job.pause_ended:
             pause = self.limits.pause_seconds
-            why = f"stopped after a pause of {pause:g} seconds, the longest here"
+            why = f"stopped after a pause of {pause:g} seconds, the limit"
         job.end("done" if message["finished"] else "stopped", why)
 
     def add_moment(self, job: Job, moment: Snapshot) -> None:

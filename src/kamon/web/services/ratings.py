@@ -201,7 +201,7 @@ class Ratings:
         with self.using(id) as session:
             answers, base = session.rated.answers, session.base
             if not pairs_of(answers):
-                why = "there is nothing to save yet: like one, and dislike another, first"
+                why = "nothing to save yet: first like one text and dislike another"
                 raise WebError(409, why)
             align = partial(rating.align, base, answers, should_stop=stop.check)
             return self.registry.write(name, "tuned", lambda path: align(output=path))

@@ -143,7 +143,7 @@ class Stop:
 
 
 def busy() -> WebError:
-    return WebError(503, "the server has enough to do: try again in a second")
+    return WebError(503, "the server is busy: try again in a second")
 
 
 class WorkerPool:

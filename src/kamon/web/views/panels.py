@@ -214,7 +214,7 @@ def why_no_ngram(model: Model, limits: Limits) -> str | None:
         return "the model does not contain its list"
     if len(model.docs.text) > limits.ngram_bytes:
         return (
-            f"the list has {len(model.docs.text):,} bytes: n-grams are counted of "
-            f"{limits.ngram_bytes:,} at most here"
+            f"the list has {len(model.docs.text):,} bytes, and the limit for n-grams "
+            f"is {limits.ngram_bytes:,}"
         )
     return None
