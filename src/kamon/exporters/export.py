@@ -117,9 +117,6 @@ def to_python(stored: Checkpoint) -> bytes:
     Parameters are in base64, as float32 if that is exact. They are not compressed, because that
     would save only 7%. bzip2 compresses the counts of an n-gram to a fifth, and all its versions
     write the same bytes.
-
-    Raises:
-        ConfigError: the model does not generate documents.
     """
     from importlib.resources import files
 

@@ -38,11 +38,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def to_onnx(stored: Checkpoint) -> bytes:
-    """Return the content of the file.
-
-    Raises:
-        ConfigError: the model does not fit in float32 or in a file of 2 GiB.
-    """
+    """Return the file. ConfigError if the model does not fit in float32 or in 2 GiB."""
     config = stored.config
     if 4 * num_params(config) > MAX_BYTES:
         raise ConfigError(

@@ -539,7 +539,7 @@ class Search:
         return -self.best[0][0] if len(self.best) == self.n else math.inf
 
     def keep(self, cost: float, tokens: tuple[int, ...]) -> None:
-        # Drop tokens that are not those that the tokenizer makes of this text.
+        # Of all token sequences of a text, only that of the tokenizer counts.
         if cost < self.worst() and tokenizer().encode(tokenizer().decode(tokens)) == list(tokens):
             heapq.heappush(self.best, (-cost, tokens))
             if len(self.best) > self.n:

@@ -21,11 +21,7 @@ MAX_LOCK_BYTES = 1000
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock while the caller writes `what`.
-
-    Raises:
-        StoreError: another process holds the lock.
-    """
+    """Hold the lock while the caller writes `what`. StoreError if another process holds it."""
     while True:
         # Do not follow a link, because its target would be overwritten.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

@@ -28,8 +28,7 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
 
     folder: whether its folder must already exist.
 
-    Raises:
-        StoreError: the file exists and `overwrite` is False, or Kamon cannot write it.
+    Raises: StoreError if the file exists and `overwrite` is False, or Kamon cannot write it.
     """
     path = Path(output)
     with write_errors(output):

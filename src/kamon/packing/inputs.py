@@ -58,8 +58,7 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
         paths: files and folders. Kamon leaves out hidden files in folders.
         format: format of all files. By default, Kamon chooses it by the file's extension.
 
-    Raises:
-        ConfigError, CorpusError: a file does not exist, cannot be read twice, or is named twice.
+    Raises: ConfigError or CorpusError if a file is missing, named twice, or not readable twice.
     """
     if format is not None and format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
@@ -160,10 +159,7 @@ def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
 def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iterator[str]:
     r"""Yield the text of a piece in parts, with \n as line end and without a byte order mark.
 
-    number: number of its first line.
-
-    Raises:
-        CorpusError: the text is invalid, or the file has changed.
+    number: number of its first line. CorpusError if the text is invalid or the file has changed.
     """
     with open_source(source.path, source.name) as file:
         status = os.fstat(file.fileno())

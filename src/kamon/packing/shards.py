@@ -90,8 +90,7 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
             means the first time, and again if the size or time of change of a file differs from
             `verified.json`. If Kamon cannot write that file, it compares each time.
 
-    Raises:
-        StoreError: a file is missing or damaged. The message names it.
+    Raises: StoreError if a file is missing or damaged. The message names it.
     """
     path = Path(path)
     with readable(path):
@@ -176,8 +175,7 @@ def counts_of(
 ) -> tuple[dict[Part, Counter[int]] | None, dict[Part, int] | None]:
     """Return the lengths of documents and the number of characters of each part, if counted.
 
-    Raises:
-        ValueError, TypeError, LookupError: they do not match the shards.
+    Raises: ValueError, TypeError or LookupError if they do not match the shards.
     """
     if "lengths" not in content:
         return None, None
@@ -400,8 +398,7 @@ class Shards:
     def windows(self, part: Part, block_size: int, seed: int) -> TextWindows:
         """Return examples from random places in the stream.
 
-        Raises:
-            ConfigError: the stream is too short.
+        Raises: ConfigError if the stream is too short.
         """
         most = self.num_tokens(part) - 1
         if not 1 <= block_size <= most:
@@ -416,8 +413,7 @@ class Shards:
     def documents(self, part: Part, block_size: int, seed: int) -> ShuffledDocuments:
         """Return whole documents as examples, each once per epoch.
 
-        Raises:
-            ConfigError: there are no documents.
+        Raises: ConfigError if there are no documents.
         """
         if not self.num_docs(part):
             raise ConfigError(f"{self.path} has nothing in its part {part}")

@@ -53,8 +53,7 @@ def digest(about: Mapping[str, str], halves: bytes) -> str:
 def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[float]]:
     """Return (config, tokenizer, parameters) of the base.
 
-    Raises:
-        StoreError: the file is missing or damaged.
+    Raises: StoreError if the file is missing or damaged.
     """
     from safetensors import SafetensorError, deserialize
 

@@ -130,8 +130,7 @@ def from_files(
         names: the names of the files that exist.
         documents: the content of the file of documents.
 
-    Raises:
-        StoreError: a file is invalid. The message names the file, but not the directory.
+    Raises: StoreError if a file is invalid. The message names the file, but not the directory.
     """
     name, names = "", set(names)
 
@@ -286,11 +285,9 @@ def to_json(content: dict[str, Any]) -> bytes:
 
 
 def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> Iterator[bytes]:
-    """Yield the parts of a safetensors file with the numbers of all parameters.
+    """Yield the parts of a safetensors file. groups: flat parameters, by prefix of their names.
 
     The bytes are those of `safetensors.serialize`, which needs twice the memory of all numbers.
-
-    groups: flat numbers of all parameters, by the prefix of their names.
     """
     tensors: dict[str, tuple[tuple[int, int], memoryview]] = {}
     for prefix, numbers in groups.items():

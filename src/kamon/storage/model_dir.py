@@ -58,8 +58,7 @@ def save(path: str | Path, stored: Checkpoint, *, overwrite: bool = False) -> No
 
     overwrite: whether to replace an existing model. Kamon never replaces anything else.
 
-    Raises:
-        StoreError: `path` exists, cannot be written, or another process is writing it.
+    Raises: StoreError if `path` exists, cannot be written, or another process is writing it.
     """
     with writing(path, overwrite=overwrite) as writer:
         writer.save(stored)
@@ -267,9 +266,8 @@ def remove_matching(path: Path, *patterns: re.Pattern[str]) -> None:
 def load(path: str | Path) -> Checkpoint:
     """Return the newest checkpoint.
 
-    Raises:
-        StoreError: it is missing, damaged, or from another program. The message names the file, and
-            the hint names an older intact checkpoint if there is one.
+    Raises: StoreError if it is missing, damaged, or from another program. The message names the
+        file, and the hint names an older intact checkpoint if there is one.
     """
     path = require_dir(path)
     with readable(path):

@@ -35,8 +35,7 @@ class Record(Mapping[str, Any]):
     def read(cls, content: Any) -> Self:
         """Return the record in a JSON object.
 
-        Raises:
-            ValueError: a known field is missing or has another type.
+        Raises: ValueError if a known field is missing or has another type.
         """
         given = content if isinstance(content, Mapping) else {}
         content = {k: v.content if isinstance(v, Record) else v for k, v in given.items()}

@@ -170,9 +170,7 @@ class Ratings:
         and make new proposals. An empty list does both immediately.
 
         The last rating of a text counts. All pairs count, even if they contradict each other.
-
-        Raises:
-            TokenizerError: the model does not know a character.
+        TokenizerError if the model does not know a character.
         """
         with self.using(id) as session:
             check(session.base.model, answers)

@@ -126,8 +126,7 @@ class ModelRegistry:
     def add_directory(self, path: Path, id: str | None = None) -> str:
         """Add a model directory under its name or a similar id, and return the id.
 
-        Raises:
-            StoreError: the directory has no model.
+        StoreError if the directory has no model.
         """
         for entry in self.entries.values():
             if entry.path and entry.path.resolve() == path.resolve():

@@ -169,8 +169,8 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
         partial, term = partial.inputs
         exps.append(term)
     exps = [*exps, partial][::-1]
-    likeliest = sorted(range(len(leaves)), key=lambda token: -leaves[token].data)[:NUM_LIKELY]
-    shown = sorted({*likeliest, target})
+    most_likely = sorted(range(len(leaves)), key=lambda token: -leaves[token].data)[:NUM_LIKELY]
+    shown = sorted({*most_likely, target})
     others = [token for token in range(len(leaves)) if token not in shown]
     if len(others) == 1:
         shown, others = sorted([*shown, *others]), []
