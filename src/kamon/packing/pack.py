@@ -197,7 +197,7 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
                 "choose another name, or start again with --overwrite",
             )
         if overwrite or before != plan.content:
-            (path / MANIFEST).unlink(missing_ok=True)  # first: it needs its shards
+            (path / MANIFEST).unlink(missing_ok=True)  # first, as it needs its shards
             replace_file(path / PLAN, json.dumps(plan.content).encode())
             remove_outdated(path, lambda name: own_files(name) and name not in (LOCK, PLAN))
         yield path

@@ -49,7 +49,7 @@ class Limits:
     job_params: int = 2_000_000
     snapshots: int = 40  # per training
     snapshot_bytes: int = 12 << 20  # of all snapshots of a training, so a large model has fewer
-    snapshots_open: int = 16  # open models of trainings: others open when used
+    snapshots_open: int = 16  # open models of trainings: others are opened on use
     sessions: int = 64  # rating sessions
     answers: int = 2_000  # per session
 
