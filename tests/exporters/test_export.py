@@ -346,7 +346,7 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
         (["-1"], "the number of samples must be 0 or more, not -1"),
         (["--temperature", "nan"], "temperature must be 0 or more and finite, not nan"),
         (["--prompt", "a"], "this model does not take prompts"),
-        (["--complete", "a", "--prompt", "a"], "do not take --prompt"),
+        (["--complete", "a", "--prompt", "a"], "cannot be combined with --prompt"),
         (["--complete", "a", "--score", "a"], "not allowed with argument"),
         (["x"], "invalid int value"),
     ],
