@@ -552,11 +552,11 @@ def resign(model: Path) -> None:
         ("model.safetensors", "x" * 3000, "its header is longer than it can be"),
         ("metrics.jsonl", "{\n", "cannot be used"),
         ("metrics.jsonl", "", "metrics.jsonl is empty"),
-        ("metrics.jsonl", "5\n", "metrics.jsonl has a line that is not"),
+        ("metrics.jsonl", "5\n", "metrics.jsonl has a line with a wrong step number"),
         (
             "metrics.jsonl",
             '{"step": 2, "loss": 1, "learning_rate": 1}',
-            "not that of the next step",
+            "a wrong step number",
         ),
         ("metrics.jsonl", '{"step": 1, "loss": NaN, "learning_rate": 1}', "without the numbers"),
         ("metrics.jsonl", '{"step": 1, "loss": 1}', "without the numbers"),
