@@ -658,7 +658,10 @@ BAD = {
     "again": ({"text": "anna\nanna\n", "name": "mine"}, "mine has only one entry, repeated"),
     "nul": ({"text": "anna\nb\0b"}, "line 2 has a NUL"),
     "divides": ({"text": LIST, "settings": {"n_embd": 10, "n_head": 4}}, "set n_head to"),
-    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "give either budget or"),
+    "budget-and-steps": (
+        {"text": LIST, "budget": 1, "settings": {"num_steps": 3}},
+        "give either budget or num_steps",
+    ),
     "large": ({"text": LIST, "settings": {"n_layer": 16, "n_embd": 512}}, "smaller n_embd"),
     "characters": (
         {"text": "\n".join(map(chr, range(0x4E00, 0x9E00))), "settings": {"n_embd": 64}},
