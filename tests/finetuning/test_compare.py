@@ -355,7 +355,7 @@ def test_a_frontier(base: Model, tuned: Model) -> None:
         for _, low, high in points:
             assert any(end == pytest.approx(low) for end in ends)
             assert any(end == pytest.approx(high) for end in ends)
-        assert {"base", "tuned", "same", "none is as good at less KL"} <= set(written(figure))
+        assert {"base", "tuned", "same", "best at their KL"} <= set(written(figure))
         assert plotting.render(figure) == plotting.render(
             plotting.draw_frontier(found, by_wins=by_wins)
         )

@@ -375,7 +375,7 @@ def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Pa
         known = writer.stored.training
         content = known.content | {"tuning": known["tuning"] | change}
         writer.save(replace(writer.stored, training=replace(known, content=content)))
-    with pytest.raises(StoreError, match="does not say how the model is tuned"):
+    with pytest.raises(StoreError, match="no valid description of the fine-tuning"):
         model_dir.load(path)
 
 
