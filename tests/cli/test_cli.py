@@ -165,13 +165,13 @@ def test_samples_without_an_end_are_counted(model: Path, kamon: Kamon) -> None:
 
 def test_inspect(model: Path, kamon: Kamon) -> None:
     done = kamon("inspect", model)
-    for text in (
-        "all checksums verified",
-        "n_embd                       4",
-        "layer0.mlp_fc2",
-        "(4, 16)",
-    ):
-        assert text in done.out
+    assert "Files            all checksums verified\n" in done.out
+    assert done.err == "hint: `--verbose` also shows the settings and the parameters\n"
+    details = kamon("inspect", model, "-v").out
+    assert details.startswith(done.out)
+    for text in ("n_embd                       4", "layer0.mlp_fc2", "(4, 16)"):
+        assert text in details
+        assert text not in done.out
     found = kamon("inspect", model, "--json").json
     stored = model_dir.load(model)
     assert (

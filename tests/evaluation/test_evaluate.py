@@ -408,7 +408,7 @@ def test_a_file_and_what_is_left_out_of_it(folder: Path, tmp_path: Path, kamon: 
     path.write_text("id,name\n" + "".join(f"1,{doc}\n" for doc in docs))
     done = kamon("eval", folder, path, "--column", "name", "--json")
     assert done.err.splitlines() == [
-        f"Data        {path}: 6 entries, 1 duplicate",
+        f"Data             {path}: 6 entries, 1 duplicate",
         "Left out 2 entries of the training set",
         "warning: left out 1 entry: the model does not know characters 'Xv'",
         "warning: 1 entry longer than 5 characters: their ends are not measured, as in training",

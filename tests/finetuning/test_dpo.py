@@ -286,7 +286,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     ]
     assert len([line for line in told.err.splitlines() if line.startswith("step ")]) > 10
     shown = kamon("inspect", out)
-    assert "fine-tuned with dpo on samples, by the rule len<=3" in shown.out
+    assert "Fine-tuning      dpo on samples, by the rule len<=3" in shown.out
     again = kamon("dpo", "--resume", out)
     assert again.code == 2
     assert "is already complete" in again.err

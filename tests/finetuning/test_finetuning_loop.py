@@ -310,9 +310,11 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     fine_tune(toy(base), Toy, output=path, should_stop=stop_after(3))
     shown = kamon("inspect", path)
     assert shown.code == 0
-    assert "fine-tuned with toy on toys: 25 examples, 4 steps" in shown.out
-    assert "base: somewhere (SHA-256 " in shown.out
-    assert f"stopped after step 4 of 12: resume with `kamon toy --resume {path}`" in shown.out
+    assert "Fine-tuning      toy on toys: 25 examples\n" in shown.out
+    assert "Base             somewhere (SHA-256 " in shown.out
+    assert (
+        f"Stopped          after step 4 of 12: resume with `kamon toy --resume {path}`" in shown.out
+    )
     training = kamon("inspect", path, "--json").json["training"]
     known = training["tuning"]
     assert known["base"]["sha256"] == fingerprint(base)

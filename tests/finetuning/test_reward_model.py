@@ -169,6 +169,6 @@ def test_the_verb(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> 
     done = kamon("reward", tmp_path / "base", data, "-o", tmp_path / "r2", *flags, "--json")
     known = done.json["tuning"]["calibration"]
     assert sum(row["num_pairs"] for row in known["bins"]) == known["num_pairs"]
-    shown = kamon("inspect", tmp_path / "r")
-    assert "fine-tuned with reward on" in shown.out
+    shown = kamon("inspect", tmp_path / "r", "-v")
+    assert "Fine-tuning      reward on" in shown.out
     assert "<|good|>, <|bad|>" in shown.out

@@ -393,7 +393,7 @@ def test_the_command(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     assert set("".join(answers)) <= set("KLMNO")
     shown = kamon("sample", out, "--prompt", "K", "-n", 3, "--details", "--temperature=1")
     assert (shown.code, len(shown.out.splitlines())) == (0, 3)
-    assert "fine-tuned with sft on " in kamon("inspect", out).out
+    assert "Fine-tuning      sft on " in kamon("inspect", out).out
     assert kamon("sample", out, "-n", 3, "--copies", "--json").json["samples"][2]["number"] == 2
     assert kamon("eval", out, "-n", 10).code == 0
     found = kamon("sft", tiny, tmp_path / "x.jsonl", "-o", tmp_path / "2", *flags, "--json").json
@@ -419,7 +419,10 @@ def test_standard_input(
 def test_interrupted(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     sft(tiny, DATA, num_steps=5, output=tmp_path / "m", should_stop=stop_after(2))
     shown = kamon("inspect", tmp_path / "m").out
-    assert f"stopped after step 3 of 5: resume with `kamon sft --resume {tmp_path / 'm'}`" in shown
+    assert (
+        f"Stopped          after step 3 of 5: resume with `kamon sft --resume {tmp_path / 'm'}`"
+        in shown
+    )
     done = kamon("sft", "--resume", tmp_path / "m", "--json")
     assert done.code == 0, done.err
     assert "from checkpoint generation-000001, after step 3" in done.err

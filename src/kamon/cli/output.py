@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 RED, GREEN, YELLOW, CYAN, BOLD, DIM = "1;31", "32", "1;33", "36", "1", "2"  # codes of ANSI
+LABEL_WIDTH = 16
 
 
 @dataclass
@@ -97,9 +98,9 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
 
 
-def labelled(label: str, text: str, width: int = 11) -> str:
-    """Return a line such as `Engine      native, float32`."""
-    return f"{styled(f'{label:{width}}', BOLD)} {text}"
+def labelled(label: str, text: str, stream: TextIO | None = None) -> str:
+    """Return a line such as `Engine           native, float32`."""
+    return f"{styled(f'{label:{LABEL_WIDTH}}', BOLD, stream)} {text}"
 
 
 def done(verb: str, text: str) -> str:
@@ -260,10 +261,13 @@ def say_model(config: Config, engine_name: str, engine: Engine, start: str = "")
     """
     from kamon.engines.parameters import num_params
 
-    shape = f"{count(config.n_layer, 'layer')}, width {config.n_embd}, context {config.block_size}"
-    size = f"{num_params(config):,} parameters ({shape}, {config.vocab_size:,} tokens)"
+    size = f"{num_params(config):,} parameters, {shape_of(config)}"
     say(labelled("Model", f"{start}, {size}" if start else size))
     say(labelled("Engine", f"{engine_name}, {engine.dtype}"))
+
+
+def shape_of(config: Config) -> str:
+    return f"{count(config.n_layer, 'layer')}, width {config.n_embd}"
 
 
 def say_cut(run: TrainingSetup) -> None:

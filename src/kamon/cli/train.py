@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,14 @@ from kamon.cli.settings import (
     settings,
     values,
 )
+from kamon.config import Config
 from kamon.engines.base import has_fused_ops
 from kamon.engines.distributed import check_engine, get_group, restarted, this_rank
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.load import wants_nfc
 from kamon.training.base import BASE, SCRATCH
-from kamon.training.presets import ORIGINAL, size_of
+from kamon.training.presets import FINE_TUNING, LONG_FINE_TUNING, ORIGINAL, size_of
 
 if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
-LABEL_WIDTH = 16
 FIXED = (  # arguments that cannot be changed when a run is resumed
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
@@ -364,6 +364,13 @@ def say_settings(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> No
     # Cross-validation picks the number of steps and what depends on it again.
     if "num_steps" not in chosen and not setup.cross_validation:
         flags.append(f"--num-steps {setup.config.num_steps}")
+    if setup.start:
+        usual = asdict(Config()) | FINE_TUNING
+        flags += [
+            f"--{name.replace('_', '-')} {getattr(setup.config, name)}"
+            for name in sorted(LONG_FINE_TUNING.keys() - chosen)
+            if getattr(setup.config, name) != usual[name]
+        ]
     if flags:
         say_details(labelled("Settings", " ".join(flags)))
 
@@ -379,19 +386,19 @@ def say_trained(model: Model, losses: list[float], output: str, stopped: int) ->
     say(done("Saved", f"to {os.path.join(output, '')}"))
     uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
     if steps > 1:
-        say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
+        say(labelled("Loss curve", loss_curve(losses, sys.stderr)))
     text = f"{recent(losses):.3f} nats per token ({uniform})"
-    say(labelled("Training loss", text, LABEL_WIDTH))
+    say(labelled("Training loss", text))
     training, blend = model.training, model.training.blend
     if crossed := training.cross_validation:
         parts = losses_of_parts(model, crossed)
         text = f"{crossed.loss:.3f} nats per token ({parts}), {crossed.num_folds}-fold"
-        say(labelled("Validation loss", text, LABEL_WIDTH))
+        say(labelled("Validation loss", text))
     elif held_out := training.held_out:
         best = None if blend else best_ngram(model)
         parts = losses_of_parts(model, held_out) if blend else best[0] if best else uniform
         text = f"{held_out.loss:.3f} nats per token ({parts})"
-        say(labelled("Validation loss", text, LABEL_WIDTH))
+        say(labelled("Validation loss", text))
         if held_out.over_fitted:
             say_overfitted(model, held_out, best[1] if best else None)
 

@@ -319,7 +319,19 @@ def require_dir(path: str | Path) -> Path:
                 f"{path} is a file, not a model directory",
                 "give the directory that `kamon train -o` wrote",
             )
-    raise StoreError(f"no model at {path}", f"train one with `kamon train LIST -o {path}`")
+    raise StoreError(f"no model at {path}", nearest_model(path))
+
+
+def nearest_model(path: Path) -> str:
+    """Return the hint that names the model with the most similar name, or how to train one."""
+    import difflib
+
+    with suppress(OSError):
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent))
+        for folder in map(path.parent.joinpath, near):
+            if folder.is_dir() and is_model(folder):
+                return f"did you mean {str(folder)!r}?"
+    return f"train one with `kamon train LIST -o {path}`"
 
 
 def numbered_dirs(path: Path) -> dict[int, Path]:
