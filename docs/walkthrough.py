@@ -1085,8 +1085,8 @@ print("after: ", *found.tuned[0].samples[:8])
 # - [microGPT, section by section](seed.md): what GPT-2 and ChatGPT have beyond this notebook
 # - [The ladder](ladder.md): the algorithm in seven short programs
 # - [Other transformers](transformers.md): encoders and encoder-decoders
-# - [Tokens](tokens.md), [texts](text.md), [fine-tuning](sft.md), [large corpora and
-#   GPUs](scale.md)
+# - [Tokenizers](tokens.md), [Train on text](text.md), [Answer prompts (SFT)](sft.md),
+#   [Scale up](scale.md)
 # - [The playground](playground.md): the same in your browser, live
 #
 # ### Exercises
