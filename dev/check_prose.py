@@ -80,7 +80,8 @@ def findings(text: str) -> Iterator[Finding]:
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text, also of its lists and tables, without the headings."""
     text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)  # of a link, only what it shows
-    text = re.sub(r"^#.*|^ *(?:[-*>]|\d+\.) |^ +\w+: +|\|", "\n\n", text, flags=re.MULTILINE)
+    parts = r"^#.*|^ *(?:[-*>]|\d+\.) |^ +\w+: +|(?<=\S)  +|\|"  # headings, points, names, columns
+    text = re.sub(parts, "\n\n", text, flags=re.MULTILINE)
     found = re.split(r"\n\s*\n|(?<=[.!?])[)\"*_]*\s", text)
     return [sentence for sentence in found if length(sentence) >= SHORTEST]
 
