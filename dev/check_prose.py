@@ -167,7 +167,7 @@ def check(root: Path, files: Iterable[str], limits: Measures, *, each: bool = Fa
     """Print the measures of some files, and the worst files if they are above the limits.
 
     Args:
-        each: also return False if one file alone is above the limits.
+        each: also return False if a single file is above the limits.
     """
     texts = {path: prose_of(path) for pattern in files for path in root.glob(pattern)}
     measured = {path: measure(text) for path, text in texts.items()}
