@@ -636,7 +636,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("pack -o new", 2, "INPUT"),
     ("pack - -o new", 2, "standard input cannot be packed"),
     ("pack two.txt -o two.txt", 2, "is inside the input two.txt"),
-    ("pack two.txt -o .", 2, "the input two.txt is inside .\nhint: choose another name"),
+    ("pack two.txt -o .", 2, "the input two.txt is inside the output .\nhint: choose another name"),
     ("pack two.txt -o other", 1, "other contains something other than shards"),
     ("pack two.txt -o M --overwrite", 1, "M contains something other than shards"),
     ("pack two.txt -o M/sub", 1, "M/sub is inside a model"),
