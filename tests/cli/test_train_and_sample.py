@@ -31,7 +31,7 @@ def written(path: Path, num_docs: int = len(DOCS)) -> Path:
     ("num_docs", "flags", "picked"),
     [
         (140, [], r"--from base --num-steps \d+"),
-        (140, ["--budget=100ms"], r"--from base --num-steps \d+"),
+        (140, ["--budget=10s"], r"--from base --num-steps \d+"),
         (60, [], "--from base"),  # cross-validation picks the rest again
         (140, ["--from=base", "--no-blend"], r"--num-steps \d+"),
         (140, ["--from=scratch", "--num-steps=9"], "--size tiny"),

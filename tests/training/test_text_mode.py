@@ -355,7 +355,7 @@ def test_the_next_tokens_of_a_text_are_those_that_samples_are_drawn_from(
 def test_what_needs_an_end_is_refused(verb: list[str], model: Path, kamon: Kamon) -> None:
     done = kamon(*(model if word == "M" else word for word in verb))
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("and this model was trained on a text\nhint: use a model of a list\n")
+    assert done.err.endswith("needs a model of a list, and this one was trained on a text\n")
 
 
 def test_pictures_of_a_text(model: Path, kamon: Kamon) -> None:

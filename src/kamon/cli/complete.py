@@ -55,7 +55,7 @@ def run(args: Args) -> int:
     prefix = model.tokenizer.normal(args.prefix)
     prefix = "".join(map(str, exchange(model, prefix, args.unknown)))
     if args.interactive:
-        model.check_documents("--interactive completes documents")
+        model.check_documents("--interactive")
         complete_lines(model, prefix, args)
         return 0
     tokens = next_tokens(model, prefix, temperature=args.temperature)

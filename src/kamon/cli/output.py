@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kamon.training.setup import ResumePoint, TrainingSetup
 
 P = TypeVar("P")
-CURVE_WIDTH = 40
 RED, GREEN, YELLOW, CYAN, BOLD, DIM = "1;31", "32", "1;33", "36", "1", "2"  # codes of ANSI
 
 
@@ -284,7 +283,7 @@ def say_cut(run: TrainingSetup) -> None:
 
 def loss_curve(losses: Sequence[float], stream: TextIO) -> str:
     """Return the first loss, a curve of all losses, and the mean of the last 100."""
-    first, last, line = f"{losses[0]:.3f}", f"{recent(losses):.3f}", spark_line(losses, CURVE_WIDTH)
+    first, last, line = f"{losses[0]:.3f}", f"{recent(losses):.3f}", spark_line(losses)
     try:
         line.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -79,7 +79,7 @@ def run(args: Args) -> int:
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
-    model.check_documents("scores are those of documents")
+    model.check_documents("scoring")
     scale = PercentileScale.of(model, args.unknown)
     counts = Counts()
     headed = args.json or not sys.stdout.isatty()

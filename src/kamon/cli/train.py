@@ -378,7 +378,8 @@ def say_trained(model: Model, losses: list[float], output: str, stopped: int) ->
     say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s"))
     say(done("Saved", f"to {os.path.join(output, '')}"))
     uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
-    say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
+    if steps > 1:
+        say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
     text = f"{recent(losses):.3f} nats per token ({uniform})"
     say(labelled("Training loss", text, LABEL_WIDTH))
     training, blend = model.training, model.training.blend
