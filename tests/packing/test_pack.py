@@ -585,7 +585,8 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\r\n", "a.txt has only blank lines"),
-        ("a.txt.gz", squeezed(b""), "a.txt.gz has only blank lines"),
+        ("a.txt.gz", squeezed(b""), "a.txt.gz is empty"),
+        ("a.txt.gz", squeezed(b"\n \n"), "a.txt.gz has only blank lines"),
         ("a.txt.gz", b"", "a.txt.gz is empty"),
         ("a.txt.gz", squeezed(b"anna\n")[:-1], "a.txt.gz is damaged: its end is missing"),
         ("a.txt.zst", zstandard.compress(b"anna\n")[:-1], "zst is damaged: its end is missing"),
@@ -653,6 +654,7 @@ def test_inputs_that_cannot_be(kamon: Kamon) -> None:
     for argv, code, message in [
         ("-", 2, "standard input cannot be packed"),
         ("none.txt", 1, "no file none.txt"),
+        ("names", 1, "hint: write the list to a file with `kamon clean names -o names.txt`"),
         ("pipe", 1, "pipe is not a regular file"),
         ("void", 1, "void is an empty directory"),
         ("x.txt x.txt", 2, "x.txt is the same file as x.txt"),

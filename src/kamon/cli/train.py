@@ -72,13 +72,13 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
-FIXED = (  # arguments that cannot be changed when a run is resumed
+FIXED = (  # arguments that a resumed run cannot change
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
 )
-MAX_CANDIDATES = 1_000  # to find so many samples that are not in the list
+MAX_CANDIDATES = 1_000  # to try, to find samples that are not in the list
 MAX_CANDIDATES_SLOW = 100
-MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
+MAX_COUNTED = 1_000_000  # characters of a list whose n-grams Kamon counts for the warning
 
 EXAMPLES = """\
 kamon train names -o names
@@ -97,7 +97,7 @@ TOKENIZER = {
 SIZE = {
     "--budget TIME": "training time, such as 500ms, 10s or 2m: chooses the settings",
     "--size NAME": "preset: tiny, small, medium, large, huge, or original (microGPT's settings) "
-    "[default: medium, or smaller for a short list; original for the scalar engine]",
+    "[default: medium, or smaller for a short list, and original for the scalar engine]",
     "--from START": "scratch, base (the pretrained model that Kamon ships) or the directory of a "
     "model to continue from [default: base for up to 20,000 entries, unless you set a size]",
     "--no-blend": "do not blend the model with an n-gram of the list",
@@ -142,8 +142,8 @@ def run(args: Args) -> int:
     source = open_source(args, chosen.get("mode", "documents"))
     with stop_on_signals() as stop:
         model = train_model(args, source, output, chosen, engine, stop)
-    # Share the signal among the ranks, and let none exit before rank 0 has saved: torchrun would
-    # see a failure.
+    # Share the signal among the ranks, and let none exit before rank 0 has saved. Otherwise
+    # torchrun would see a failure.
     stop.signal = int(get_group().all_reduce_max(stop.signal or 0)) or None
     stopped = stop.code(model)
     if model.metrics and not rank:
@@ -272,7 +272,7 @@ def start_text(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> str:
 
 
 def preview(setup: TrainingSetup, seed: int) -> str:
-    """Return what a model in training writes, if that takes no time."""
+    """Return a sample of a model in training, or "" if that would be slow."""
     from kamon.generation.sampling import SampleRequest, sample_texts
 
     config = setup.config
@@ -308,7 +308,7 @@ def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
 
 
 def be_silent() -> None:
-    """Print nothing more but unexpected errors: of several processes only the first prints."""
+    """Print only unexpected errors from now on, because only the first process prints."""
     stderr = sys.stderr
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=stderr)
@@ -327,7 +327,7 @@ def packed_corpus(path: str, args: Args) -> Shards:
 
 
 def check_resume(args: Args) -> None:
-    """Raise ConfigError for arguments that cannot be given with --resume, or without it."""
+    """Raise ConfigError for arguments that do not go with --resume, or that need it."""
     if args.resume is None:
         if args.extend:
             raise ConfigError("--extend needs --resume DIR")
@@ -361,7 +361,7 @@ def say_settings(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> No
         flags = [f"--from {BASE}"]
     if setup.start is None and size in (None, ORIGINAL):
         return
-    # Cross-validation picks the number of steps and what depends on it again.
+    # Cross-validation chooses the number of steps again, and what depends on it.
     if "num_steps" not in chosen and not setup.cross_validation:
         flags.append(f"--num-steps {setup.config.num_steps}")
     if setup.start:
@@ -404,7 +404,7 @@ def say_trained(model: Model, losses: list[float], output: str, stopped: int) ->
 
 
 def best_ngram(model: Model) -> tuple[str, float] | None:
-    """Return the name and the loss of the best n-gram beside a model that over-fits, if fast."""
+    """Return the best n-gram's name and loss for a model that over-fits, or None if slow."""
     held_out = model.training.held_out
     if not held_out or not held_out.over_fitted or not has_fused_ops(model.engine):
         return None
@@ -417,7 +417,7 @@ def best_ngram(model: Model) -> tuple[str, float] | None:
 
 
 def say_overfitted(model: Model, measured: ValidationRecord, ngram: float | None) -> None:
-    """Print from which step the model is, and what may help if it is only a GPT."""
+    """Print which checkpoint Kamon kept, and what may help a GPT without an n-gram."""
     hint = None
     if not model.training.blend and not model.training.get("init_from"):
         hint = None if model.config.dropout else "try --dropout 0.3"
@@ -468,7 +468,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # meant for others, if we do not hear it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored signals stay ignored
             before[number] = signal.signal(number, on_signal)
     try:
         yield stop

@@ -25,6 +25,7 @@ GZIP, XZ, ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
 BZIP2 = tuple(b"BZh%d%b" % (n, e) for n in range(1, 10) for e in (b"1AY&SY", b"\x17rE8P\x90"))
 COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # first bytes of compressed files
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+IN_MODELS = ("generation-*", "manifest.json")  # in the directory of a model, never in other folders
 COMPRESSED_BLOCK = 1 << 12  # bytes to decompress at a time: they become at most 128 MiB
 
 
@@ -321,9 +322,11 @@ def checked_text(name: str, where: str, text: str) -> str:
 
 
 def similar_files(path: str | Path) -> list[str]:
+    """Return the files and folders beside a path, without the directories of models."""
     folder = os.path.dirname(path)
     try:
         with os.scandir(folder or ".") as entries:
-            return [name_of(os.path.join(folder, entry.name)) for entry in islice(entries, 1000)]
+            paths = [Path(folder, entry.name) for entry in islice(entries, 1000)]
+        return [name_of(path) for path in paths if not any(map(any, map(path.glob, IN_MODELS)))]
     except OSError:
         return []

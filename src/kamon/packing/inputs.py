@@ -10,6 +10,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from kamon.config import suggestion
+from kamon.data.builtin import BUILT_IN
 from kamon.data.corpus import in_blocks
 from kamon.data.documents import BLOCK
 from kamon.data.readers import (
@@ -69,6 +70,11 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
         if path == "-":
             raise ConfigError(
                 "standard input cannot be packed, because it can be read only once", "give a file"
+            )
+        if path in BUILT_IN and not os.path.exists(path):
+            raise CorpusError(
+                f"no file {path}: `kamon pack` reads files, not built-in lists",
+                f"write the list to a file with `kamon clean {path} -o {path}.txt`",
             )
         files, hidden = files_in(path) if os.path.isdir(path) else ([path], 0)
         num_hidden += hidden

@@ -32,6 +32,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kamon.data.readers import stream_lines
 from kamon.data.tables import TABLES
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
@@ -323,7 +324,8 @@ def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
 
 def raise_empty(plan: PackPlan) -> None:
     names = plan.sources[0].name if len(plan.sources) == 1 else "the input"
-    what = "has only blank lines" if plan.num_bytes else "is empty"
+    has_lines = any(next(stream_lines(source.path), None) for source in plan.sources)
+    what = "has only blank lines" if has_lines else "is empty"
     raise CorpusError(f"{names} {what}")
 
 
