@@ -57,8 +57,8 @@ class Measures(NamedTuple):
 
 LIMITS = {
     "pages": Measures(0.5, 14, 30),
-    "program": Measures(15.0, 15, 99),
-    "playground": Measures(14.0, 15, 99),
+    "program": Measures(1.0, 14, 32),
+    "playground": Measures(0.5, 14, 30),
 }
 ONE_BY_ONE = {"pages"}  # each of these files keeps the limits
 
