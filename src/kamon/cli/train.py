@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
+MAX_BLANK_SHARE = 0.1  # blank lines per entry: a list has fewer, and a text more
 FIXED = (  # arguments that a resumed run cannot change
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size"),
@@ -186,6 +187,8 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     how = {**reading(args), "mode": mode, "composed": composed}
     source = group.run_on_all(lambda: corpus.read(name, **how))
     say_corpus(source, name)
+    if source.num_blank > MAX_BLANK_SHARE * len(source.docs):
+        say_hint("for running text, add --mode text")
     return source
 
 
@@ -285,7 +288,8 @@ def preview(setup: TrainingSetup, seed: int) -> str:
 def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     """Print samples, or everything as JSON, after lines about the losses."""
     loss = final_loss(model.metrics)
-    say_trained(model, [line["loss"] for line in model.metrics], output, stopped)
+    losses = [line["loss"] for line in model.metrics]
+    say_trained(model, losses, output, stopped, resumed=args.resume is not None)
     n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
     most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
     conditions = {} if args.copies else new_entries(model)
@@ -375,14 +379,17 @@ def say_settings(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> No
         say_details(labelled("Settings", " ".join(flags)))
 
 
-def say_trained(model: Model, losses: list[float], output: str, stopped: int) -> None:
+def say_trained(
+    model: Model, losses: list[float], output: str, stopped: int, *, resumed: bool
+) -> None:
     """Print the steps, the time, and the losses beside those of a uniform model and an n-gram."""
     steps, wanted = len(losses), model.config.num_steps
     verb, of = "Trained", count(steps, "step")
     if steps < wanted:
         verb = "Stopped" if stopped else "Stopped early"
         of = f"after {steps:,} of {count(wanted, 'step')}"
-    say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s"))
+    total = " in total" if resumed else ""
+    say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s{total}"))
     say(done("Saved", f"to {os.path.join(output, '')}"))
     uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
     if steps > 1:

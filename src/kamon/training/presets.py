@@ -226,11 +226,11 @@ def max_steps(
     num_docs: int, docs_per_step: int, seconds: float | None, mode: str = "documents"
 ) -> int:
     """Return how many steps are enough, or the most that a budget may allow."""
-    if mode == "text":
-        return TEXT_STEPS
     learned = min(max(num_docs * EPOCHS, MIN_EXAMPLES), MAX_EXAMPLES)
     if seconds is not None:
         learned = int(seconds * MAX_LEARNING_RATE)
+    if mode == "text":
+        return TEXT_STEPS if seconds is None else max(1, learned // docs_per_step)
     return max(1, min(learned, num_docs * MAX_EPOCHS) // docs_per_step)
 
 

@@ -253,8 +253,11 @@ def fine_tune_config(
     config = make_config(
         presets.fine_tuning_preset(data.lengths, base, long=long) | settings | {"mode": data.mode}
     )
-    num_docs = data.train_lengths.total()
-    steps = presets.fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
+    num_docs, size = data.train_lengths.total(), config.docs_per_step
+    if data.mode == "text":
+        steps = presets.max_steps(num_docs, size, seconds, data.mode)
+    else:
+        steps = presets.fine_tuning_steps(num_docs, size, seconds is not None)
     return presets.set_num_steps(config, settings.get("num_steps") or steps, settings)
 
 
