@@ -70,7 +70,7 @@ def test_answers_from_a_pipe(
     assert done.json["liked"] > 1 > done.json["disliked"]
     assert len(set(done.json["samples"]) - {a.text for a in answers if isinstance(a, Rating)}) == 10
     assert kamon("sample", "rated").code == 0
-    assert "fine-tuned with rate on rated.jsonl: 5 examples" in kamon("inspect", "rated").out
+    assert "Fine-tuning      rate on rated.jsonl: 5 examples" in kamon("inspect", "rated").out
 
     lines("n")  # then the input ends
     again = kamon("rate", "rated", "--json")

@@ -318,7 +318,7 @@ def test_the_command(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
     done = kamon("train", names, "-o", tmp_path / "m", "--num-steps=2", "-v")
-    assert (done.code, "Settings    --from base" in done.err) == (0, True)
+    assert (done.code, "Settings         --from base" in done.err) == (0, True)
     one = kamon("train", names, "-o", tmp_path / "n", "--num-steps=2", "--from=base")
     assert one.out == done.out
     done = kamon("train", names, "-o", tmp_path / "o", "--num-steps=2", "--from=scratch")
