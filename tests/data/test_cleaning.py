@@ -322,7 +322,7 @@ def test_documents_on_stdout_and_the_report_on_stderr(tmp_path: Path, kamon: Kam
     assert f"{path}: 4 entries" in done.err
     assert 'html             changed 1 entry, such as "<b>Anna</b>" → "Anna"\n' in done.err
     assert r'"x\u200by\x1b[1m" → "xy[1m"' in done.err
-    assert 'duplicates  dropped 1 entry, such as "Bob"\n' in done.err
+    assert 'duplicates       dropped 1 entry, such as "Bob"\n' in done.err
     assert "normal form" not in done.err
     assert done.err.endswith("Kept 2 of 4 entries\n")
 

@@ -11,6 +11,7 @@ ints and floats.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -133,6 +134,7 @@ class EngineSpec:
 def make_torch(
     config: Config, dtype: str, threads: int | None, device: str, compile: bool
 ) -> Engine:
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # Kamon does not need it
     try:
         from kamon.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
