@@ -155,7 +155,11 @@ def proposals(
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
-        exclude={"", *rated, *skipped},  # not min_len=1: engines batch samples only without constraints
+        exclude={
+            "",
+            *rated,
+            *skipped,
+        },  # not min_len=1: engines batch samples only without constraints
         should_stop=lambda tried: tried >= MAX_ATTEMPTS * n,
         prompt=prompt,
     ).texts
@@ -191,13 +195,13 @@ def counts_of_liked(answers: Sequence[Feedback]) -> str:
     """Return how many of the first and of the last ratings are "liked", or "" if there are few.
 
     >>> counts_of_liked([preferences.Rating(text, text > "d") for text in "abcdef"])
-    'you liked 2 of the last 3 and 0 of the first 3'
+    'you liked 2 of the last 3, 0 of the first 3'
     """
     liked = [answer.liked for answer in answers if isinstance(answer, preferences.Rating)]
     n = min(NUM_COUNTED, len(liked) // 2)
     if n < MIN_COUNTED:
         return ""
-    return f"you liked {sum(liked[-n:])} of the last {n} and {sum(liked[:n])} of the first {n}"
+    return f"you liked {sum(liked[-n:])} of the last {n}, {sum(liked[:n])} of the first {n}"
 
 
 Ask = Callable[[str], str]  # shows a question and returns one of KEYS, or "q" at the end of input
@@ -293,9 +297,10 @@ class RatingSession:
             self.model = align(self.base, self.answers, threads=self.threads)
             self.num_aligned = len(self.answers)
             after = self.proposals(self.model, 5, self.seed)
+            number = preferences.number_of(self.answers)
             counts = counts_of_liked(self.answers)
             self.say(
-                f"learned from {len(self.answers):,} answers in "
+                f"learned from {number} in "
                 f"{self.model.training.seconds:.2f} s{counts and ': '}{counts}"
             )
             self.say(f"before  {', '.join(before)}")
@@ -327,7 +332,7 @@ def start_session(
             say(message)
         if journal.stat().st_size:
             answers = preferences.read(journal)
-            say(f"{journal} already has {len(answers):,} answers")
+            say(f"{journal} already has {preferences.number_of(answers)}")
     elif answers:
         preferences.write(journal, answers)
     return RatingSession(base, answers, journal, say, **options)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from kamon.config import compile_regex, suggestion
 from kamon.data.documents import nfc
-from kamon.errors import ConfigError
+from kamon.errors import HINT, ConfigError
 
 MAX_CHARS = 1000
 MAX_NOT = 50  # nested `not`. MAX_CHARS limits nested parentheses
@@ -66,6 +66,14 @@ def parse_rule(text: str) -> Rule:
     return lambda text: rule(nfc(text))
 
 
+def unquoted(test: str, word: str) -> str:
+    """Return a hint for a word that follows a test without quotes."""
+    if word in ("vowel", "vowels"):
+        by_test = {"startswith": "matches /^[aeiou]/", "endswith": "matches /[aeiou]$/"}
+        return f"{HINT}for vowels, write {by_test.get(test, 'vowels >= 1')}"
+    return f'{HINT}write {test} "{word}"'
+
+
 class Compiler:
     """Parses a rule with Python's parser, and turns the allowed nodes into functions."""
 
@@ -100,6 +108,8 @@ class Compiler:
                 continue
             if kind == "other":
                 self.fail(token.start(), self.why_not(python))
+            if kind == "word" and before in TESTS and python not in ("and", "or", "not"):
+                self.fail(token.start(), self.wanted(before) + unquoted(before, python))
             if kind == "word" and python not in (*WORDS, "and", "or", "not"):
                 near = suggestion(python, WORDS)
                 self.fail(token.start(), f"unknown word {python!r:.60}{near}")
