@@ -114,16 +114,8 @@ def prepare(args: Args) -> tuple[RatingSession, str, bool]:
     overwrite = args.overwrite or (
         resumed and os.path.realpath(output) == os.path.realpath(args.dir)
     )
-    if (
-        not overwrite
-        and model_dir.is_model(output)
-        and model_dir.load(output).training.kind == (rating.KIND)
-    ):
-        raise StoreError(
-            f"{output} already contains a model of ratings",
-            f"continue with `kamon rate {shlex.quote(output)}`, or choose another name, or add "
-            "--overwrite",
-        )
+    if not overwrite:
+        check_new(output)
     model_dir.check_target(output, overwrite=overwrite)
     session = rating.start_session(
         base,
@@ -138,6 +130,22 @@ def prepare(args: Args) -> tuple[RatingSession, str, bool]:
             "choose another file with --prefs"
         )
     return session, output, overwrite
+
+
+def check_new(output: str) -> None:
+    """Raise StoreError if the directory has a model of ratings."""
+    from pathlib import Path
+
+    from kamon.finetuning import rating
+    from kamon.storage import model_dir
+
+    path = Path(output)
+    if model_dir.is_model(path) and model_dir.load(path).training.kind == rating.KIND:
+        raise StoreError(
+            f"{output} already contains a model of ratings",
+            f"continue with `kamon rate {shlex.quote(output)}`, choose another name, or add "
+            "--overwrite",
+        )
 
 
 def warn_without_pairs(session: RatingSession) -> None:
