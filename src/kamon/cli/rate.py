@@ -140,7 +140,11 @@ def check_new(output: str) -> None:
     from kamon.storage import model_dir
 
     path = Path(output)
-    if model_dir.is_model(path) and model_dir.load(path).training.kind == rating.KIND:
+    if (
+        path.is_dir()
+        and model_dir.is_model(path)
+        and model_dir.load(path).training.kind == rating.KIND
+    ):
         raise StoreError(
             f"{output} already contains a model of ratings",
             f"continue with `kamon rate {shlex.quote(output)}`, choose another name, or add "
