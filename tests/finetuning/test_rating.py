@@ -22,6 +22,7 @@ from conftest import Result
 from helpers.lists import MORE_TRIPLES as DOCS
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences, rating
+from kamon.finetuning.metrics import sampled_kl
 from kamon.finetuning.preferences import Preference, Rating
 from kamon.finetuning.sft import sft
 from kamon.model import load as kamon_load
@@ -70,7 +71,7 @@ def test_answers_from_a_pipe(
     assert done.json["liked"] > 1 > done.json["disliked"]
     assert len(set(done.json["samples"]) - {a.text for a in answers if isinstance(a, Rating)}) == 10
     assert kamon("sample", "rated").code == 0
-    assert "fine-tuned with rate on rated.jsonl: 5 examples" in kamon("inspect", "rated").out
+    assert "rate on rated.jsonl: 5 examples" in kamon("inspect", "rated", "--verbose").out
 
     lines("n")  # then the input ends
     again = kamon("rate", "rated", "--json")
@@ -134,10 +135,12 @@ def test_steps_grow_with_the_answers_up_to_a_limit(base: Path) -> None:
     few = [Rating("ain", True), Rating("bjo", False)]
     many = [Rating(doc, doc[1] < "k") for doc in DOCS]
     assert rating.align(opened, few).config.num_steps == rating.MIN_STEPS
-    tuned = rating.align(opened, many)
+    tuned = rating.align(opened, many, max_kl=0.1)
     assert tuned.config.num_steps == rating.MAX_STEPS
     assert len(tuned.metrics) < rating.MAX_STEPS
     assert tuned.training.measured["over_budget"]
+    kl, _ = sampled_kl(tuned, opened.model, 1000, 1)
+    assert 0.05 < kl < 0.2
 
 
 @pytest.mark.parametrize(

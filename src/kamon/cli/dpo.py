@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, say, say_built_in, warn
+from kamon.cli.output import count, labelled, say, say_built_in, say_hint, warn
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.errors import ConfigError
 
@@ -122,10 +122,10 @@ def say_few_pairs(start: StartInfo, wanted: int) -> None:
     base, seed = start.method.base, start.spec.config.seed
     texts = base.sample(dpo.NUM_MEASURED // start.method.slowdown, temperature=1.0, seed=seed)
     share = sum(map(rule, texts)) / len(texts)
-    warn(
-        f"{found:,} of {count(wanted, 'pair')}: {share:.0%} of the samples satisfy the rule",
-        "a larger --num-pairs finds more, because Kamon generates more samples",
-    )
+    why = f"{share:.0%} of the samples satisfy the rule"
+    say(labelled("Pairs", f"{found:,} of {count(wanted, 'pair')}: {why}"))
+    if 2 * found < wanted:
+        say_hint("a larger --num-pairs finds more, because Kamon generates more samples")
 
 
 def print_measured(model: Model) -> None:

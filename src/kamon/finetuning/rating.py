@@ -102,14 +102,16 @@ def align(
     output: str | Path | None = None,
     overwrite: bool = False,
     source: str = "ratings",
+    max_kl: float = MAX_KL,
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
     """Return the base, aligned with all answers.
 
-    The number of steps grows with the number of pairs. The alignment ends early at a KL of MAX_KL,
+    The number of steps grows with the number of pairs. The alignment ends early at a KL of max_kl,
     so the samples stay varied.
 
     Args:
+        max_kl: the KL to the base at which the alignment ends, in nats per sample.
         should_stop: a function that returns True to stop after a step. If it raises an error, Kamon
             writes nothing.
 
@@ -128,7 +130,7 @@ def align(
     records = list(map(to_record, answers))
     spec = make_spec(base.model, base.record, records, source, settings, KIND)
     return loop.fine_tune(
-        replace(spec, settings=DPOConfig(max_kl=MAX_KL).settings()),
+        replace(spec, settings=DPOConfig(max_kl=max_kl).settings()),
         make_method,
         EngineSpec(best_engine(), base.model.engine.dtype, threads),
         RunOptions(output, overwrite, callbacks=Callbacks(should_stop=should_stop)),
