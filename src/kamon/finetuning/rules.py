@@ -40,6 +40,7 @@ TESTS: dict[str, Callable[[str, str], bool]] = {
     "contains": operator.contains,
 }
 WORDS = (*NUMBERS, *TESTS, "matches")
+OPERATORS = ("and", "or", "not")
 Rule = Callable[[str], bool]
 
 
@@ -67,11 +68,13 @@ def parse_rule(text: str) -> Rule:
 
 
 def unquoted(test: str, word: str) -> str:
-    """Return a hint for a word that follows a test without quotes."""
+    """Return an error message for a test that is followed by a word without quotes."""
+    regex = {"startswith": "/^[aeiou]/", "endswith": "/[aeiou]$/"}.get(test, "/[aeiou]/")
     if word in ("vowel", "vowels"):
-        by_test = {"startswith": "matches /^[aeiou]/", "endswith": "matches /[aeiou]$/"}
-        return f"{HINT}for vowels, write {by_test.get(test, 'vowels >= 1')}"
-    return f'{HINT}write {test} "{word}"'
+        return f"{test} needs a text in quotes{HINT}for vowels, write matches {regex}"
+    if test == "matches":
+        return f"matches needs a regular expression between / and /{HINT}write matches /{word}/"
+    return f'{test} needs a text in quotes{HINT}write {test} "{word}"'
 
 
 class Compiler:
@@ -108,9 +111,9 @@ class Compiler:
                 continue
             if kind == "other":
                 self.fail(token.start(), self.why_not(python))
-            if kind == "word" and before in TESTS and python not in ("and", "or", "not"):
-                self.fail(token.start(), self.wanted(before) + unquoted(before, python))
-            if kind == "word" and python not in (*WORDS, "and", "or", "not"):
+            if kind == "word" and before in (*TESTS, "matches") and python not in OPERATORS:
+                self.fail(token.start(), unquoted(before, python))
+            if kind == "word" and python not in (*WORDS, *OPERATORS):
                 near = suggestion(python, WORDS)
                 self.fail(token.start(), f"unknown word {python!r:.60}{near}")
             if kind == "number":
