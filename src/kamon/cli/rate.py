@@ -153,7 +153,7 @@ def check_new(output: str) -> None:
 
 
 def warn_without_pairs(session: RatingSession) -> None:
-    """Print why there is no model, and how to continue."""
+    """Print why Kamon wrote nothing, and how to continue."""
     missing = "one name that you like and one that you dislike"
     if session.pairs:
         missing = "one answer, a or b"
