@@ -291,7 +291,8 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
         f"{found['fulfilled']:.1%}",
     ]
     assert len([line for line in told.err.splitlines() if line.startswith("step ")]) > 10
-    told = kamon("eval", out, "-n", "0")
+    (tmp_path / "other.txt").write_text("\n".join(doc[::-1] for doc in DOCS[:9]))
+    told = kamon("eval", out, tmp_path / "other.txt", "-n", "0")
     assert f"hint: compare it with its base: kamon compare {base} {out}" in told.err
     assert "train longer" not in told.err
     shown = kamon("inspect", out)
