@@ -255,7 +255,7 @@ def test_rules(rule: str, yes: list[str], no: list[str]) -> None:
         ("startswith vowels", "hint: for vowels, write matches /^[aeiou]/"),
         ("matches vowel", "hint: for vowels, write matches /[aeiou]/"),
         ("matches an", "between / and /\nhint: write matches /an/"),
-        ("endswith and", "character 10: syntax error"),
+        ("endswith and", "character 13: syntax error"),
         ("len < True", "unknown word 'True'"),
         ("len < len", "character 1: compare len"),
         ("1 < len < 3", "character 1: compare len"),
