@@ -274,7 +274,13 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     assert found["judged"] == 1
     assert found["pairs"]["on_validation_set"]
     assert found["fulfilled"] > found["base_fulfilled"] > 0
-    assert re.search(r"^Validation +[\d,]+ examples$", done.err, re.M)
+    assert re.search(r"^Validation +[\d,]+ pairs$", done.err, re.M)
+    few = re.search(r"^Pairs +(\d+) of 60 pairs: (\d+)% of the samples satisfy", done.err, re.M)
+    assert few
+    learned = found["data"]["num_examples"] - found["pairs"]["num_pairs"]
+    assert int(few[1]) == learned
+    assert int(few[2]) == round(100 * found["base_fulfilled"])
+    assert ("hint: a larger --num-pairs" in done.err) == (2 * learned < 60)
     assert "step " not in done.err
     flags = ("--num-steps=30", "--num-pairs=60", "--overwrite", "--verbose")
     told = kamon("dpo", base, "--prefer", "len<=3", "-o", out, *flags)
@@ -285,6 +291,10 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
         f"{found['fulfilled']:.1%}",
     ]
     assert len([line for line in told.err.splitlines() if line.startswith("step ")]) > 10
+    (tmp_path / "other.txt").write_text("\n".join(doc[::-1] for doc in DOCS[:9]))
+    told = kamon("eval", out, tmp_path / "other.txt", "-n", "0")
+    assert f"hint: compare it with its base: kamon compare {base} {out}" in told.err
+    assert "train longer" not in told.err
     shown = kamon("inspect", out)
     assert "Fine-tuning      dpo on samples, by the rule len<=3" in shown.out
     again = kamon("dpo", "--resume", out)

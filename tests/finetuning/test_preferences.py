@@ -242,8 +242,20 @@ def test_rules(rule: str, yes: list[str], no: list[str]) -> None:
         ("(len<5", "character 1: syntax error"),
         ("len<5)", "character 6: syntax error"),
         ("len<5 len>2", "character 7: syntax error"),
-        ("contains a", "character 10: unknown word 'a'"),
-        ("contains len", "syntax error"),
+        (
+            "contains a",
+            'character 10: contains needs a text in quotes\nhint: write contains "a"',
+        ),
+        ("contains len", 'contains needs a text in quotes\nhint: write contains "len"'),
+        (
+            "endswith vowel",
+            "character 10: endswith needs a text in quotes\nhint: for vowels, "
+            "write matches /[aeiou]$/",
+        ),
+        ("startswith vowels", "hint: for vowels, write matches /^[aeiou]/"),
+        ("matches vowel", "hint: for vowels, write matches /[aeiou]/"),
+        ("matches an", "between / and /\nhint: write matches /an/"),
+        ("endswith and", "character 13: syntax error"),
         ("len < True", "unknown word 'True'"),
         ("len < len", "character 1: compare len"),
         ("1 < len < 3", "character 1: compare len"),

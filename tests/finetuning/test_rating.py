@@ -22,6 +22,7 @@ from conftest import Result
 from helpers.lists import MORE_TRIPLES as DOCS
 from kamon.evaluation.nearest import logprobs
 from kamon.finetuning import preferences, rating
+from kamon.finetuning.metrics import sampled_kl
 from kamon.finetuning.preferences import Preference, Rating
 from kamon.finetuning.sft import sft
 from kamon.model import load as kamon_load
@@ -97,6 +98,63 @@ def test_pairs_from_a_pipe(base: Path, tmp_path: Path, kamon: Kamon, lines: Line
     assert f"A {first.chosen}   B {first.rejected}" in done.err
     assert f"A {second.rejected}   B {second.chosen}" in done.err
     assert "press one of a, b, s, u, q" in done.err
+    out, journal = tmp_path / "m", tmp_path / "p.jsonl"
+    assert f"hint: continue with `kamon rate {out} --pairs --prefs {journal}`" in done.err
+    taken = kamon("rate", base, "-o", out)
+    assert taken.code == 1
+    assert f"{out} already contains a model of ratings\nhint: continue with" in taken.err
+    lines("q")
+    again = kamon("rate", base, "-o", out, "--prefs", journal, "--overwrite")
+    assert "p.jsonl already has 2 answers\nhint: Kamon learns from these answers too" in again.err
+
+
+def test_skipped_samples_do_not_return(base: Path, tmp_path: Path) -> None:
+    """Skips do not count as answers: the model learns after `every` answers."""
+    for pairs, keys in ((False, "yn"), (True, "ab")):
+        shown: list[str] = []
+        said: list[str] = []
+
+        def ask(question: str, keys: str = keys, shown: list[str] = shown) -> str:
+            shown.append(question)
+            if len(shown) > 60:
+                return "q"
+            return "s" if len(shown) % 6 else keys[len(shown) // 6 % 2]
+
+        journal = tmp_path / f"{pairs}.jsonl"
+        kamon.rate(base, ask, journal, pairs=pairs, every=4, say=said.append)
+        texts = [
+            t for line in shown for t in line.replace("A ", "").replace("   B ", "  ").split("  ")
+        ]
+        assert len(set(texts)) == len(texts) == 61 * (1 + pairs)
+        learned = [line.split(" in ")[0] for line in said if line.startswith("learned")]
+        assert learned == ["learned from 4 answers", "learned from 8 answers"]
+
+
+def test_steps_grow_with_the_answers_up_to_a_limit(base: Path) -> None:
+    opened = rating.opened(base)
+    few = [Rating("ain", True), Rating("bjo", False)]
+    many = [Rating(doc, doc[1] < "k") for doc in DOCS]
+    assert rating.align(opened, few).config.num_steps == rating.MIN_STEPS
+    tuned = rating.align(opened, many, max_kl=0.1)
+    assert tuned.config.num_steps == rating.MAX_STEPS
+    assert len(tuned.metrics) < rating.MAX_STEPS
+    assert tuned.training.measured["over_budget"]
+    kl, _ = sampled_kl(tuned, opened.model, 1000, 1)
+    assert 0.05 < kl < 0.2
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"),
+    [([], "one name that you like and one that you dislike"), (["--pairs"], "one answer, a or b")],
+)
+def test_no_answers(
+    flags: list[str], needed: str, base: Path, tmp_path: Path, kamon: Kamon, lines: Lines
+) -> None:
+    lines("s", "q")
+    done = kamon("rate", base, "-o", tmp_path / "m", *flags)
+    assert f"no model written: Kamon needs {needed}\nhint: rate some names first" in done.err
+    assert "m.jsonl" not in done.err
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
@@ -235,7 +293,7 @@ def test_keys_on_a_terminal(last: bytes, code: int, base: Path, tmp_path: Path) 
     assert found == code, shown
     answers = preferences.read(tmp_path / "m.jsonl")
     assert [a.liked for a in answers if isinstance(a, Rating)] == [True, False, True]
-    assert b"Names you like are now " in shown
+    assert b"continue with `kamon rate" in shown
     assert model_dir.load(tmp_path / "m").training["tuning"]["kind"] == "rate"
 
 
@@ -272,4 +330,5 @@ def test_rated_from_python(base: Path, tmp_path: Path) -> None:
     more = iter("yq")
     kamon.rate(base, lambda _: next(more), journal, say=said.append)
     assert f"{journal} already has 6 answers" in said
+    assert not any("more likely" in line for line in said)
     assert len(preferences.read(journal)) == 7

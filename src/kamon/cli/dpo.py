@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kamon.cli.tuning as tuning
-from kamon.cli.output import count, say, say_built_in, warn
+from kamon.cli.output import count, labelled, say, say_built_in, say_hint, warn
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.errors import ConfigError
 
@@ -65,7 +65,9 @@ def run(args: Args) -> int:
     def on_start(start: StartInfo) -> None:
         nonlocal prompt
         prompt = dpo.prompt_of(start.spec)
-        tuning.say_start(start)
+        tuning.say_start(start, "pair")
+        if args.prefer is not None:
+            say_few_pairs(start, chosen.get("num_pairs", dpo.NUM_PAIRS))
         if cut := dpo.num_cut(start.spec):
             size = f"block_size {start.spec.config.block_size}"
             warn(
@@ -107,6 +109,23 @@ def check(args: Args) -> None:
         from kamon.finetuning.rules import parse_rule
 
         parse_rule(args.prefer)
+
+
+def say_few_pairs(start: StartInfo, wanted: int) -> None:
+    """Print why there are fewer pairs than --num-pairs, if so."""
+    from kamon.finetuning import dpo
+
+    found = sum(not pair.get("held_out") for pair in start.spec.examples)
+    rule = dpo.rule_of(start.spec)
+    if found >= wanted or rule is None or not isinstance(start.method, dpo.DPO):
+        return
+    base, seed = start.method.base, start.spec.config.seed
+    texts = base.sample(dpo.NUM_MEASURED // start.method.slowdown, temperature=1.0, seed=seed)
+    share = sum(map(rule, texts)) / len(texts)
+    why = f"{share:.0%} of the samples satisfy the rule"
+    say(labelled("Pairs", f"{found:,} of {count(wanted, 'pair')}: {why}"))
+    if 2 * found < wanted:
+        say_hint("a larger --num-pairs finds more, because Kamon generates more samples")
 
 
 def print_measured(model: Model) -> None:

@@ -11,6 +11,7 @@ bigrams (Jensen-Shannon). "Chance" is the distance of as many entries of the lis
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,11 @@ def run(args: Args) -> None:
         return
     what = "validation set" if source is None else "test set"
     print_guessed(metrics.documents, what, whole=source is not None or not model.writes_text)
+    if model.training.tuning:
+        base = shlex.quote(model.training.tuning.base.path or "BASE")
+        say_hint(f"compare it with its base: kamon compare {base} {shlex.quote(args.dir)}")
+    elif metrics.documents.gain < 0:
+        say_hint("train longer, such as with --budget 30s, to do better than the n-gram")
     if metrics.samples:
         print()
         print_sampled(metrics.samples)
@@ -132,8 +138,6 @@ def print_guessed(
     word = "better" if metrics.gain >= 0 else "worse"
     gain = f"{abs(metrics.gain):.3f} {word} than the {yardstick} ({other:.3f})"
     print(f"\n{what.removesuffix(' set')} loss {loss:.3f} nats per token, {gain}")
-    if metrics.gain < 0:
-        say_hint("train longer, such as with --budget 30s, to do better than the n-gram")
 
 
 def print_sampled(metrics: SampleMetrics) -> None:

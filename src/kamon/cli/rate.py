@@ -27,7 +27,7 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json, values
-from kamon.errors import ConfigError
+from kamon.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from kamon.finetuning.rating import RatingSession
@@ -42,12 +42,13 @@ HELP = {
 OPTIONS = {
     "DIR": "directory of the model (a rated model continues with its answers)",
     "-o, --output DIR": "directory of the new model [default: rated, or DIR if it was rated]",
-    "--overwrite": "replace the model in the output directory",
+    "--overwrite": "replace the model in the output directory, but keep the answers in "
+    "--prefs FILE",
     "--prefs FILE": "JSON Lines file that stores each answer at once [default: the output's name "
     "with .jsonl]",
     "--prompt TEXT": "rate completions of TEXT, for a model of `kamon sft`",
     "--pairs": "show two samples, and you choose the better one",
-    "--every N": "train again after N answers [default: %(default)s]",
+    "--every N": "train again after N answers, not counting skips [default: %(default)s]",
     "--seed N": "seed of the samples [default: the model's]",
     "--threads N": "CPU cores to use [default: all]",
 }
@@ -79,10 +80,7 @@ def run(args: Args) -> int:
         say("")
         stopped = 130
     if not pairs_of(session.answers):
-        warn(
-            "no model written: Kamon needs one name that you like and one that you dislike",
-            f"continue later: {session.journal} has your {count(len(session.answers), 'answer')}",
-        )
+        warn_without_pairs(session)
         return stopped
     report(session, session.finish(output, overwrite), output, as_json=args.json)
     return stopped
@@ -116,28 +114,67 @@ def prepare(args: Args) -> tuple[RatingSession, str, bool]:
     overwrite = args.overwrite or (
         resumed and os.path.realpath(output) == os.path.realpath(args.dir)
     )
+    if not overwrite:
+        check_new(output)
     model_dir.check_target(output, overwrite=overwrite)
     session = rating.start_session(
         base,
-        args.prefs or f"{output.rstrip(os.sep)}.jsonl",
+        args.prefs or default_journal(output),
         say_line,
         seed=seed,
         **values(args, "every", "pairs", "threads", "prompt"),
     )
+    if session.answers and not resumed:
+        say_hint(
+            f"Kamon learns from these answers too. To start over, delete {session.journal} or "
+            "choose another file with --prefs"
+        )
     return session, output, overwrite
+
+
+def check_new(output: str) -> None:
+    """Raise StoreError if the directory has a model of ratings."""
+    from pathlib import Path
+
+    from kamon.finetuning import rating
+    from kamon.storage import model_dir
+
+    path = Path(output)
+    if (
+        path.is_dir()
+        and model_dir.is_model(path)
+        and model_dir.load(path).training.kind == rating.KIND
+    ):
+        raise StoreError(
+            f"{output} already contains a model of ratings",
+            f"continue with `kamon rate {shlex.quote(output)}`, choose another name, or add "
+            "--overwrite",
+        )
+
+
+def warn_without_pairs(session: RatingSession) -> None:
+    """Print why Kamon wrote nothing, and how to continue."""
+    missing = "one name that you like and one that you dislike"
+    if session.pairs:
+        missing = "one answer, a or b"
+    hint = "rate some names first"
+    if session.answers:
+        hint = f"continue later: {session.journal} has your "
+        hint += count(len(session.answers), "answer")
+    warn(f"no model written: Kamon needs {missing}", hint)
 
 
 def report(session: RatingSession, model: Model, output: str, *, as_json: bool) -> None:
     """Print how well the model has learned the answers, and samples of it."""
-    from kamon.finetuning.rating import change, likelihood_gain
+    from kamon.finetuning.rating import counts_of_liked, likelihood_gain
 
     liked, disliked = likelihood_gain(model, session.base.model, session.answers)
     answers, seconds = count(len(session.answers), "answer"), model.training.seconds
     say("\n" + done("Fine-tuned", f"in {seconds:.1f} s ({answers})"))
     say(done("Saved", f"to {one_line(os.path.join(output, ''))}"))
-    say(f"Names you like are now {change(liked)}, names you dislike {change(disliked)}")
-    prompt = "" if session.prompt is None else f" --prompt {shlex.quote(session.prompt)}"
-    say_hint(f"continue with `kamon rate {output}{prompt}`")
+    if counts := counts_of_liked(session.answers):
+        say(counts[0].upper() + counts[1:])
+    say_hint(f"continue with `{command_to_continue(session, output)}`")
     samples = session.proposals(model, NUM_SAMPLES, session.seed)
     if not as_json:
         print("\n".join(map(entry_line, samples)))
@@ -146,6 +183,22 @@ def report(session: RatingSession, model: Model, output: str, *, as_json: bool) 
     content = {"directory": output, "answers": len(session.answers), "liked": liked}
     content |= {"disliked": disliked, "seconds": model.training.seconds, "samples": samples}
     print_json(content)
+
+
+def command_to_continue(session: RatingSession, output: str) -> str:
+    """Return the command that continues the session."""
+    command = ["kamon", "rate", output]
+    if session.pairs:
+        command.append("--pairs")
+    if session.prompt is not None:
+        command += ["--prompt", session.prompt]
+    if str(session.journal) != default_journal(output):
+        command += ["--prefs", str(session.journal)]
+    return shlex.join(command)
+
+
+def default_journal(output: str) -> str:
+    return f"{output.rstrip(os.sep)}.jsonl"
 
 
 def say_line(text: str) -> None:

@@ -186,16 +186,16 @@ class LiveLine:
         return bar
 
 
-def say_start(start: StartInfo) -> None:
-    """Print what is known before the first step."""
+def say_start(start: StartInfo, unit: str = "example") -> None:
+    """Print what is known before the first step. unit: the name of an example."""
     spec = start.spec
     say_resumed(start.resumed)
     left_out = ""
     if spec.num_left_out:
         left_out = f" ({spec.num_left_out:,} left out, across training and validation set)"
-    say(labelled("Data", f"{spec.source}: {count(len(spec.examples), 'example')}{left_out}"))
+    say(labelled("Data", f"{spec.source}: {count(len(spec.examples), unit)}{left_out}"))
     if num_held_out := start.method.num_held_out:
-        say(labelled("Validation", count(num_held_out, "example")))
+        say(labelled("Validation", count(num_held_out, unit)))
     say_model(spec.config, start.engine_name, start.engine)
 
 

@@ -260,7 +260,9 @@ class DPO(loop.FineTuneMethod):
 
     def evaluate(self, engine: Engine) -> float | None:
         """Return the validation loss, or infinity if the KL exceeds max_kl."""
-        if not (self.num_held_out or self.watch or self.objective.max_kl is not None):
+        if not (self.num_held_out or self.watch):
+            if self.objective.max_kl is not None:
+                self.kl = self.sampled_kl(engine)
             return None
         measured = self.measure(engine)
         if self.watch:
@@ -275,10 +277,12 @@ class DPO(loop.FineTuneMethod):
         measured = self.objective.measure(pairs.logprobs(engine), pairs.ref)
         self.kl = 0.0
         if self.objective.max_kl is not None or self.watch:
-            tuned, n = model_of(self.spec, engine), NUM_WATCHED // self.slowdown
-            self.kl, _ = metrics.sampled_kl(tuned, self.base, n, self.config.seed, self.prompt)
-            measured["kl"] = self.kl
+            measured["kl"] = self.kl = self.sampled_kl(engine)
         return measured
+
+    def sampled_kl(self, engine: Engine) -> float:
+        tuned, n = model_of(self.spec, engine), NUM_WATCHED // self.slowdown
+        return metrics.sampled_kl(tuned, self.base, n, self.config.seed, self.prompt)[0]
 
     def should_end(self) -> bool:
         return self.objective.max_kl is not None and self.kl > self.objective.max_kl

@@ -243,6 +243,11 @@ def texts_of(answers: Iterable[Feedback]) -> set[str]:
     return {text for answer in answers for text, _ in answer.ratings}
 
 
+def number_of(answers: Sequence[Feedback]) -> str:
+    """Return the number of answers in words, such as "1 answer"."""
+    return f"{len(answers):,} answer{'' if len(answers) == 1 else 's'}"
+
+
 def held_out_texts(
     links: Sequence[tuple[str, str]], kind: Callable[[str], object] = lambda _: None
 ) -> set[str]:

@@ -7,8 +7,8 @@ of the alignments. If you undo an answer, it has no effect.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,13 @@ from kamon.training.options import Callbacks, RunOptions
 
 KIND = "rate"
 EVERY = 10  # answers between two alignments
-NUM_STEPS = 12
+EPOCHS = 3  # passes over the pairs
+MIN_STEPS, MAX_STEPS = 12, 60
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
+MAX_KL = 1.0  # nats per sample: an alignment ends at this KL to the base
+NUM_COUNTED = 20  # first and last answers in which to count the liked samples
+MIN_COUNTED = 3
 TEMPERATURE = 1.0  # of proposals
 MAX_ATTEMPTS = 500  # samples to try per proposal
 MAX_EXPONENT = 700.0  # exp of a little more overflows
@@ -98,11 +102,16 @@ def align(
     output: str | Path | None = None,
     overwrite: bool = False,
     source: str = "ratings",
+    max_kl: float = MAX_KL,
     should_stop: Callable[[], bool] | None = None,
 ) -> Model:
     """Return the base, aligned with all answers.
 
+    The number of steps grows with the number of pairs. The alignment ends early at a KL of max_kl,
+    so the samples stay varied.
+
     Args:
+        max_kl: the KL to the base at which the alignment ends, in nats per sample.
         should_stop: a function that returns True to stop after a step. If it raises an error, Kamon
             writes nothing.
 
@@ -111,16 +120,17 @@ def align(
     pairs = pairs_of(answers)
     if not pairs:
         raise CorpusError("there is nothing to compare yet", "like one name and dislike another")
+    batch_size = min(BATCH_SIZE, len(pairs))
     settings = {
-        "num_steps": NUM_STEPS,
-        "batch_size": min(BATCH_SIZE, len(pairs)),
+        "num_steps": max(MIN_STEPS, min(MAX_STEPS, -(-EPOCHS * len(pairs) // batch_size))),
+        "batch_size": batch_size,
         "learning_rate": LEARNING_RATE,
         "warmup_steps": 2,
     }
     records = list(map(to_record, answers))
     spec = make_spec(base.model, base.record, records, source, settings, KIND)
     return loop.fine_tune(
-        replace(spec, settings=DPOConfig().settings()),
+        replace(spec, settings=DPOConfig(max_kl=max_kl).settings()),
         make_method,
         EngineSpec(best_engine(), base.model.engine.dtype, threads),
         RunOptions(output, overwrite, callbacks=Callbacks(should_stop=should_stop)),
@@ -128,11 +138,18 @@ def align(
 
 
 def proposals(
-    model: Model, n: int, seed: int, answers: Sequence[Feedback], prompt: str | None = None
+    model: Model,
+    n: int,
+    seed: int,
+    answers: Sequence[Feedback],
+    prompt: str | None = None,
+    skipped: Collection[str] = (),
 ) -> list[str]:
     """Return n unique samples without a rating, or fewer after MAX_ATTEMPTS samples for each.
 
-    prompt: the prompt that the samples answer.
+    Args:
+        prompt: the prompt that the samples answer.
+        skipped: more samples to leave out.
     """
     rated = texts_of(each for each in answers if each.prompt == prompt)
     return model.generate(
@@ -140,7 +157,11 @@ def proposals(
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
-        exclude=rated | {""},  # not min_len=1: engines batch samples only without constraints
+        exclude={
+            "",
+            *rated,
+            *skipped,
+        },  # not min_len=1: engines batch samples only without constraints
         should_stop=lambda tried: tried >= MAX_ATTEMPTS * n,
         prompt=prompt,
     ).texts
@@ -172,15 +193,21 @@ def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> t
     return first, second
 
 
+def counts_of_liked(answers: Sequence[Feedback]) -> str:
+    """Return how many of the first and of the last ratings are "liked", or "" if there are few.
+
+    >>> counts_of_liked([preferences.Rating(text, text > "d") for text in "abcdef"])
+    'you liked 2 of the last 3, 0 of the first 3'
+    """
+    liked = [answer.liked for answer in answers if isinstance(answer, preferences.Rating)]
+    n = min(NUM_COUNTED, len(liked) // 2)
+    if n < MIN_COUNTED:
+        return ""
+    return f"you liked {sum(liked[-n:])} of the last {n}, {sum(liked[:n])} of the first {n}"
+
+
 Ask = Callable[[str], str]  # shows a question and returns one of KEYS, or "q" at the end of input
 KEYS = {False: "ynsuq", True: "absuq"}  # True: for pairs of samples
-
-
-def change(ratio: float) -> str:
-    """Return how a probability has changed, such as "84× more likely"."""
-    times = ratio if ratio >= 1 else 1 / ratio if ratio else math.inf
-    shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
-    return f"{shown}× {'more' if ratio >= 1 else 'less'} likely"
 
 
 @dataclass
@@ -192,6 +219,7 @@ class RatingSession:
         every: answers between two alignments.
         pairs: ask which of two samples is better.
         prompt: the prompt that the samples answer.
+        skipped: samples not to show again.
         model: the model aligned with the first `num_aligned` answers.
     """
 
@@ -204,6 +232,7 @@ class RatingSession:
     seed: int = 0
     threads: int | None = None
     prompt: str | None = None
+    skipped: set[str] = field(default_factory=set)
     num_aligned: int = 0
     model: Model | None = None
 
@@ -212,7 +241,7 @@ class RatingSession:
         while True:
             model = self.aligned()
             size = 2 if self.pairs else 1
-            n = size * max(1, self.every - len(self.answers) % self.every)
+            n = size * (self.every - (len(self.answers) - self.num_aligned) % self.every)
             remaining = self.proposals(model, n, self.seed + len(self.answers))
             if len(remaining) < size:
                 self.say("the model has no more names to rate")
@@ -226,11 +255,13 @@ class RatingSession:
                     self.undo()
                     continue
                 del remaining[:size]
-                if key != "s":
+                if key == "s":
+                    self.skipped.update(shown)
+                else:
                     self.answer(shown, key)
 
     def proposals(self, model: Model, n: int, seed: int) -> list[str]:
-        return proposals(model, n, seed, self.answers, self.prompt)
+        return proposals(model, n, seed, self.answers, self.prompt, self.skipped)
 
     def answer(self, shown: Sequence[str], key: str) -> None:
         answer: Feedback
@@ -257,20 +288,22 @@ class RatingSession:
         self.say(f"undone: {shown}")
 
     def aligned(self) -> Model:
-        """Return the model for the next samples, aligned again after every `every` answers."""
-        if self.model is None:
-            self.model = self.base.model
-        every = 1 if self.model is self.base.model else self.every
+        """Return the model for the next samples, aligned again after every `every` answers.
+
+        Skipped samples do not count. A session that continues begins with an alignment.
+        """
+        every = 1 if self.model is None else self.every
+        self.model = self.model or self.base.model
         if needs_realignment(self.answers, self.num_aligned, every):
             before = self.proposals(self.model, 5, self.seed)
             self.model = align(self.base, self.answers, threads=self.threads)
             self.num_aligned = len(self.answers)
-            liked, disliked = likelihood_gain(self.model, self.base.model, self.answers)
             after = self.proposals(self.model, 5, self.seed)
+            number = preferences.number_of(self.answers)
+            counts = counts_of_liked(self.answers)
             self.say(
-                f"learned from {len(self.answers):,} answers in "
-                f"{self.model.training.seconds:.2f} s: names you like are now {change(liked)}, "
-                f"names you dislike {change(disliked)}"
+                f"learned from {number} in "
+                f"{self.model.training.seconds:.2f} s{counts and ': '}{counts}"
             )
             self.say(f"before  {', '.join(before)}")
             self.say(f"now     {', '.join(after)}")
@@ -301,7 +334,7 @@ def start_session(
             say(message)
         if journal.stat().st_size:
             answers = preferences.read(journal)
-            say(f"{journal} already has {len(answers):,} answers")
+            say(f"{journal} already has {preferences.number_of(answers)}")
     elif answers:
         preferences.write(journal, answers)
     return RatingSession(base, answers, journal, say, **options)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from kamon.config import compile_regex, suggestion
 from kamon.data.documents import nfc
-from kamon.errors import ConfigError
+from kamon.errors import HINT, ConfigError
 
 MAX_CHARS = 1000
 MAX_NOT = 50  # nested `not`. MAX_CHARS limits nested parentheses
@@ -40,6 +40,7 @@ TESTS: dict[str, Callable[[str, str], bool]] = {
     "contains": operator.contains,
 }
 WORDS = (*NUMBERS, *TESTS, "matches")
+OPERATORS = ("and", "or", "not")
 Rule = Callable[[str], bool]
 
 
@@ -64,6 +65,16 @@ def parse_rule(text: str) -> Rule:
         raise ConfigError(f"the rule has {len(text):,} characters, and the limit is {MAX_CHARS:,}")
     rule = Compiler(nfc(text)).compiled()
     return lambda text: rule(nfc(text))
+
+
+def unquoted(test: str, word: str) -> str:
+    """Return an error message for a test that is followed by a word without quotes."""
+    regex = {"startswith": "/^[aeiou]/", "endswith": "/[aeiou]$/"}.get(test, "/[aeiou]/")
+    if word in ("vowel", "vowels"):
+        return f"{test} needs a text in quotes{HINT}for vowels, write matches {regex}"
+    if test == "matches":
+        return f"matches needs a regular expression between / and /{HINT}write matches /{word}/"
+    return f'{test} needs a text in quotes{HINT}write {test} "{word}"'
 
 
 class Compiler:
@@ -100,7 +111,9 @@ class Compiler:
                 continue
             if kind == "other":
                 self.fail(token.start(), self.why_not(python))
-            if kind == "word" and python not in (*WORDS, "and", "or", "not"):
+            if kind == "word" and before in (*TESTS, "matches") and python not in OPERATORS:
+                self.fail(token.start(), unquoted(before, python))
+            if kind == "word" and python not in (*WORDS, *OPERATORS):
                 near = suggestion(python, WORDS)
                 self.fail(token.start(), f"unknown word {python!r:.60}{near}")
             if kind == "number":

@@ -9,7 +9,7 @@
  * @typedef {object} Session
  * @property {Ratings} ratings  as the server last sent them
  * @property {Message[]} waiting  messages without an answer yet. The server may be working on the first
- * @property {ReadonlySet<string>} skipped  keys of skipped proposals
+ * @property {ReadonlySet<string>} skipped  names not to show again
  * @property {Proposal[]} before  the proposals from before the model last learned
  */
 
@@ -40,8 +40,10 @@ function unsent({ waiting }) {
  * @returns {Proposal[]}
  */
 export function queueOf(session) {
-  const gone = new Set([...unsent(session).map(keyOfAnswer), ...session.skipped]);
-  return session.ratings.proposals.filter((each) => !gone.has(keyOf(each)));
+  const gone = new Set(unsent(session).map(keyOfAnswer));
+  return session.ratings.proposals.filter(
+    (each) => !gone.has(keyOf(each)) && ![each].flat().some((text) => session.skipped.has(text)),
+  );
 }
 
 /**
@@ -112,7 +114,7 @@ export function failed(session) {
  * @returns {Session}
  */
 export function skipping(session, proposal) {
-  return { ...session, skipped: new Set([...session.skipped, keyOf(proposal)]) };
+  return { ...session, skipped: new Set([...session.skipped, ...[proposal].flat()]) };
 }
 
 /**
@@ -125,5 +127,5 @@ export function takenBack(session, busy) {
   const { waiting } = session;
   const last = waiting[waiting.length - 1];
   const undo = !last || typeof last === "string" || (waiting.length === 1 && busy);
-  return { session: { ...session, skipped: new Set(), waiting: undo ? waiting : waiting.slice(0, -1) }, undo };
+  return { session: { ...session, waiting: undo ? waiting : waiting.slice(0, -1) }, undo };
 }

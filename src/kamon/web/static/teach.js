@@ -389,11 +389,6 @@ function learnedPanel(state, measured) {
   return panel(
     "Result",
     h("p", { class: "big" }, likedSentence(answers) || `The model learned from ${plural(num_aligned, "answer")}.`),
-    h(
-      "p",
-      {},
-      `Names you like are now ${measured.liked >= 1 ? "more" : "less"} likely. Names you dislike are ${measured.disliked <= 1 ? "less" : "more"} likely.`,
-    ),
     figures([
       ["mean reward", fixed(measured.reward)],
       ["KL to the base, nats per sample", `${fixed(measured.kl)} ± ${fixed(measured.kl_error)}`],

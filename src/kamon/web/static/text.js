@@ -206,19 +206,17 @@ function split(text, delimiter) {
   return rows;
 }
 
-const NUMBERS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
-
 /**
- * Returns "You liked 2 of the first ten, 6 of the last ten.", or "" if there are too few.
+ * Returns "You liked 9 of the last 20, 3 of the first 20.", or "" if there are too few.
  * @param {import("./api.js").Answer[]} answers
  */
 export function likedSentence(answers) {
   const verdicts = answers.flatMap((each) => ("liked" in each ? [each.liked] : []));
-  const n = Math.min(10, Math.floor(verdicts.length / 2));
+  const n = Math.min(20, Math.floor(verdicts.length / 2));
   if (n < 3) return "";
   /** @param {boolean[]} some */
   const liked = (some) => some.filter((each) => each).length;
-  return `You liked ${liked(verdicts.slice(0, n))} of the first ${NUMBERS[n]}, ${liked(verdicts.slice(-n))} of the last ${NUMBERS[n]}.`;
+  return `You liked ${liked(verdicts.slice(-n))} of the last ${n}, ${liked(verdicts.slice(0, n))} of the first ${n}.`;
 }
 
 /**
