@@ -1481,7 +1481,7 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
     (
         lambda m: completion.next_tokens(m, None),
         ConfigError,
-        "the prefix must be a string, not None",
+        "prefix must be a string, not None",
     ),
     (lambda m: completion.next_tokens(m, ["a"]), ConfigError, "the prefix must be a string"),
     (lambda m: completion.complete(m, b"a"), ConfigError, "the prefix must be a string, not b'a'"),

@@ -90,9 +90,7 @@ def test_scores_are_those_of_each_text_alone(chunk: int, monkeypatch: pytest.Mon
 
 
 def test_a_character_that_is_unknown() -> None:
-    with pytest.raises(
-        TokenizerError, match=r"text 2: unknown character 'x' .* position 2 of 'axa'"
-    ):
+    with pytest.raises(TokenizerError, match=r"text 2: unknown character 'x' .* position 2 of"):
         list(score(MODEL, ["anna", "axa"]))
     found = list(score(MODEL, ["x", "anna", "axa", "n"], unknown="skip"))
     assert [(each.text, each.index) for each in found] == [("anna", 1), ("n", 3)]
@@ -108,7 +106,7 @@ def test_texts_are_numbered_across_chunks(monkeypatch: pytest.MonkeyPatch) -> No
     for unknown in ("skip", "zero"):
         for each in score(MODEL, given, unknown=unknown):
             assert given[each.index] == each.text
-    with pytest.raises(TokenizerError, match="^text 4: unknown character 'x'"):
+    with pytest.raises(TokenizerError, match=r"^text 4: unknown character 'x'"):
         list(score(MODEL, ["anna", "n", "rana", "x"]))
 
 

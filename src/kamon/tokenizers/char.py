@@ -230,4 +230,5 @@ class CharTokenizer(Tokenizer):
         hint = ""
         if 0 < len(known) <= MAX_SHOWN and not self.unknown(known):
             hint = f"{HINT}use {quote_distinctly(known, text)}, which it knows"
-        return f"unknown character {named} (U+{ord(char):04X}) at position {place + 1} of {shown!r}{hint}"
+        where = f"at position {place + 1} of {shown!r}"
+        return f"unknown character {named} (U+{ord(char):04X}) {where}{hint}"

@@ -222,9 +222,10 @@ class ScoreFound(BaseModel):
     bits_per_char: null if the probability is 0.
 
     percentile: share of known entries that are at least as unlikely, null without known entries.
-    compared_with: which entries, "validation" or "list" (see `PercentileScale`). surprise: the place
-    in `scored`, from 0, of the least likely character, the length for the end. surprising: that
-    character, empty for the end. cut: whether the text is longer than the model can read at once.
+    compared_with: which entries, "validation" or "list" (see `PercentileScale`). surprise: the
+    place in `scored`, from 0, of the least likely character, the length for the end. surprising:
+    that character, empty for the end. cut: whether the text is longer than the model can read at
+    once.
     """
 
     text: str
