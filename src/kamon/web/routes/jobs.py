@@ -59,7 +59,7 @@ class Settings(ApiModel):
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
 
 
-def largest_settings() -> dict[str, float]:
+def largest_settings() -> dict[str, int | float]:
     """Return the maximum value of each setting."""
     properties = Settings.model_json_schema()["properties"]
     bounds = {name: schema["anyOf"][0] for name, schema in properties.items()}
