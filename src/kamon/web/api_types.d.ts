@@ -39,8 +39,8 @@ export interface Added {
 }
 
 export interface Allowed {
-  limits: Record<string, number | number>;
-  settings: Record<string, number | number>;
+  limits: Record<string, number>;
+  settings: Record<string, number>;
 }
 
 export interface AnswersBody {
