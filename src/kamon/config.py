@@ -7,7 +7,7 @@ import reprlib
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from kamon.errors import HINT, ConfigError
 
@@ -125,6 +125,33 @@ class Config:
         return self.batch_size * self.gradient_accumulation_steps
 
 
+class Settings(TypedDict, total=False):
+    """The names and types of SETTINGS, for type checkers."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    mode: Literal["documents", "text"]
+    long_documents: Literal["cut", "windows"]
+    std: float
+    seed: int
+    num_steps: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    min_lr: float
+    schedule: Literal["linear", "cosine"]
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    dropout: float
+    grad_clip: float
+    eps_adam: float
+    temperature: float
+
+
 # Users cannot choose vocab_size, because the tokenizer determines it.
 SETTINGS = tuple(f for f in fields(Config) if f.name != "vocab_size")
 
@@ -186,7 +213,7 @@ def is_bool(value: object) -> bool:
 def check_text(name: str, value: object) -> None:
     """Raise ConfigError if the value is not a string, even if it is a sequence of characters."""
     if not isinstance(value, str):
-        raise ConfigError(f"{name} must be text, not {reprlib.repr(value)}")
+        raise ConfigError(f"{name} must be a string, not {reprlib.repr(value)}")
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:

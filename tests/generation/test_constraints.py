@@ -475,7 +475,7 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"prefix": "abc", "max_len": 2}, "prefix 'abc' has 3 characters, more than max_len 2"),
         ({"suffix": "abc", "max_len": 2}, "suffix 'abc' has 3 characters, more than max_len 2"),
         ({"contains": "a" * 7}, "has 7 characters, more than the model's block_size 6 allows"),
-        ({"prefix": 3}, "prefix must be text, not 3"),
+        ({"prefix": 3}, "prefix must be a string, not 3"),
         ({"top_k": 0}, "top_k must be 1 or more, not 0"),
         ({"top_k": True}, "top_k must be a whole number, not True"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),

@@ -329,7 +329,7 @@ def test_what_is_no_token(tokens: list[int]) -> None:
     ],
 )
 def test_lone_surrogates(texts: list[str], ask: Callable[[list[str]], object]) -> None:
-    with pytest.raises(TokenizerError, match=r"number \d in .* is a lone surrogate"):
+    with pytest.raises(TokenizerError, match=r"position \d of .* is a lone surrogate"):
         ask(texts)
     assert TRAINED.unknown("".join(texts)) == {texts[-1][-1]}
 

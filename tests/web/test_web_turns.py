@@ -287,6 +287,8 @@ def test_who_never_reads_makes_room(tmp_path: Path, model: Model) -> None:
 
 def test_limits_are_told(server: Server) -> None:
     found = server.json("GET", "/limits")
+    for number in (found["limits"]["samples"], found["settings"]["n_layer"]):
+        assert type(number) is int
     assert found["limits"]["connections"] == 80
     assert found["limits"]["nearest"] == Limits().nearest
     assert found["settings"]["batch_size"] == 256

@@ -34,7 +34,7 @@ from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.generation.constraints import SampleResult
-    from kamon.model import Model
+    from kamon.model import Conditions, Model
 
 EXAMPLES = """\
 kamon sample names -n 10
@@ -134,7 +134,7 @@ def run(args: Args) -> int:
     return 0 if result.texts or not n else 1
 
 
-def new_entries(model: Model) -> dict[str, bool]:
+def new_entries(model: Model) -> Conditions:
     """Return the conditions that leave out entries of the model's list and duplicates."""
     if model.writes_text:
         return {}

@@ -93,7 +93,7 @@ def run(args: Args) -> int:
             say(HEADS)
             headed = True
         if not args.json:
-            counts.broken += sum(map(has_line_end, scores.given))
+            counts.broken += sum(map(has_line_end, scores.texts))
         rows = json_rows(scores, scale) if args.json else text_rows(scores, scale)
         if args.top is not None:
             both = chain(top, zip(scores.bits_per_char, rows, strict=True))
@@ -133,20 +133,21 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
         table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
+        message = error.message.partition(": ")[2]  # without "text N"
         hint = (
             "--unknown zero gives such lines probability 0, skip drops them, "
             "replace scores the closest known characters"
         )
         raise TokenizerError(
-            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error.message}",
+            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {message}",
             f"{error.hint}, or use an option: {hint}" if error.hint else hint,
         ) from None
     counts.lines += len(lines)
     counts.texts += len(texts)
-    counts.scored += len(scores.texts)
+    counts.scored += len(scores.scored)
     counts.cut += sum(scores.cut)
     counts.long += sum(len(line) > MAX_LINE for line in lines)
-    counts.replaced += sum(map(ne, scores.given, scores.texts))
+    counts.replaced += sum(map(ne, scores.texts, scores.scored))
     if args.unknown == "zero":
         surprising = scores.surprising()
         unknown = model.tokenizer.unknown("".join(surprising))
@@ -199,7 +200,7 @@ def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
 def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
     surprising = scores.surprising()
     shown = {char: one_line(char) or "end" for char in set(surprising)}
-    given = scores.given
+    given = scores.texts
     if not "".join(given).isprintable():  # some need escapes: one check of all is much faster
         given = list(map(entry_line, given))
     shares = scale.percentiles(scores.bits_per_char)
@@ -218,8 +219,8 @@ def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
 
 def json_rows(scores: Scores, scale: PercentileScale) -> list[str]:
     columns = {
-        "text": scores.given,
-        "scored": scores.texts,
+        "text": scores.texts,
+        "scored": scores.scored,
         "logprob": scores.logprobs,
         "bits_per_char": scores.bits_per_char,
         "percentile": scale.percentiles(scores.bits_per_char),
