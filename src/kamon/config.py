@@ -186,7 +186,7 @@ def is_bool(value: object) -> bool:
 def check_text(name: str, value: object) -> None:
     """Raise ConfigError if the value is not a string, even if it is a sequence of characters."""
     if not isinstance(value, str):
-        raise ConfigError(f"{name} must be text, not {reprlib.repr(value)}")
+        raise ConfigError(f"{name} must be a string, not {reprlib.repr(value)}")
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:

@@ -90,14 +90,32 @@ def test_scores_are_those_of_each_text_alone(chunk: int, monkeypatch: pytest.Mon
 
 
 def test_a_character_that_is_unknown() -> None:
-    with pytest.raises(TokenizerError, match=r"character 'x' .* number 2 in 'axa'"):
+    with pytest.raises(TokenizerError, match=r"text 2: unknown character 'x' .* position 2 of"):
         list(score(MODEL, ["anna", "axa"]))
     found = list(score(MODEL, ["x", "anna", "axa", "n"], unknown="skip"))
-    assert [each.text for each in found] == ["anna", "n"]
+    assert [(each.text, each.index) for each in found] == [("anna", 1), ("n", 3)]
     with pytest.raises(TokenizerError, match="'x'"):  # also after block_size tokens
         list(score(MODEL, ["annaannaannax"]))
     with pytest.raises(ConfigError, match="error, skip, replace, zero"):
         score(MODEL, [], unknown="drop")
+
+
+def test_texts_are_numbered_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", 2)
+    given = ["anna", "x", "nora", "rana", "x", "n"]
+    for unknown in ("skip", "zero"):
+        for each in score(MODEL, given, unknown=unknown):
+            assert given[each.index] == each.text
+    with pytest.raises(TokenizerError, match=r"^text 4: unknown character 'x'"):
+        list(score(MODEL, ["anna", "n", "rana", "x"]))
+
+
+def test_a_text_that_is_no_string() -> None:
+    for texts, number in (([None], 1), (["anna", 3], 2), (["n", "n", "n", b"n"], 4)):
+        with pytest.raises(ConfigError, match=f"^text {number} must be a string, not "):
+            list(score(MODEL, texts))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes a list of texts, not None"):
+        score(MODEL, None)  # type: ignore[arg-type]
 
 
 def test_what_the_model_cannot_make_is_the_oddest_of_all() -> None:
@@ -105,13 +123,16 @@ def test_what_the_model_cannot_make_is_the_oddest_of_all() -> None:
     found = list(score(MODEL, iter(given), unknown="zero"))
     assert [each.text for each in found] == given
     known = [0, 2, 4]
-    assert [found[place] for place in known] == list(score(MODEL, [given[i] for i in known]))
+    alone = score(MODEL, [given[i] for i in known])
+    wanted = [each._replace(index=i) for i, each in zip(known, alone, strict=True)]
+    assert [found[place] for place in known] == wanted
+    assert [each.index for each in found] == list(range(6))
     for place, surprise in ((1, 1), (3, 0), (5, 12)):
         each = found[place]
         assert (each.logprob, each.bits_per_char, each.cut) == (-math.inf, math.inf, False)
         assert (each.surprise, each.surprising) == (surprise, "x")
     columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="zero")
-    assert columns.given == columns.texts == given
+    assert columns.texts == columns.scored == given
     assert PercentileScale.of(MODEL, "zero").percentile(math.inf) == 0
     assert next(score(MODEL, ["x"], unknown="zero")).surprise == 0
 
@@ -138,17 +159,21 @@ def test_what_is_appended_counts() -> None:
 def test_unknown_characters_replaced() -> None:
     given = ["Änna", "anna", "xenia", "ÉN", "名ß", "Noé"]
     columns = score_list(MODEL.engine, MODEL.tokenizer, given, unknown="replace")
-    assert (columns.given, columns.texts) == (
+    assert (columns.texts, columns.scored, columns.indices) == (
         ["Änna", "anna", "ÉN", "Noé"],
         ["anna", "anna", "én", "noé"],
+        [0, 1, 3, 5],
     )
     found = list(score(MODEL, given, unknown="replace"))
-    assert found == list(score(MODEL, columns.texts))
-    assert found[0] == found[1]
+    assert [(each.text, each.scored, each.index) for each in found] == [
+        *zip(columns.texts, columns.scored, columns.indices, strict=True)
+    ]
+    assert [each[3:] for each in found] == [each[3:] for each in score(MODEL, columns.scored)]
+    assert found[0][3:] == found[1][3:]
 
 
 def test_a_long_text_with_unknown_characters_makes_a_short_error() -> None:
-    with pytest.raises(TokenizerError, match="number 1000001 in 'aaa") as caught:
+    with pytest.raises(TokenizerError, match="position 1000001 of 'aaa") as caught:
         list(score(MODEL, ["a" * 1_000_000 + "x"]))
     assert len(str(caught.value)) < 300
 
@@ -281,11 +306,9 @@ def test_the_verb(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch)
     for block in (1, 1 << 17):  # bytes read at a time
         monkeypatch.setattr(readers, "BLOCK", block)
         assert kamon("score", tmp_path / "m", texts, windows).out == done.out
-        assert (
-            kamon("score", tmp_path / "m", texts, windows, "--top", 2).out.splitlines()
-            == oddest[:2]
-        )
-        assert kamon("score", tmp_path / "m", texts, windows, "--top", 9).out.splitlines() == oddest
+        for top in (2, 9):
+            done_top = kamon("score", tmp_path / "m", texts, windows, "--top", top)
+            assert done_top.out.splitlines() == oddest[:top]
     least = float(oddest[1].split("\t")[0]) - 1e-3
     most = kamon("score", tmp_path / "m", texts, windows, f"--threshold={least}")
     assert most.out.splitlines() == [row for row in done.out.splitlines() if row in oddest[:2]]
@@ -299,7 +322,7 @@ def test_what_is_unknown_to_the_verb(tmp_path: Path, kamon: Kamon) -> None:
     texts.write_text("anna\n\nxenia\nÄNNA\n")
     done = kamon("score", tmp_path / "m", texts, "--unknown=error")
     assert (done.code, done.err.count("\n")) == (1, 2)
-    assert "line 3: the model does not know character 'x' (U+0078), number 1 in 'xenia'" in done.err
+    assert "line 3: unknown character 'x' (U+0078) at position 1 of 'xenia'" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
     assert (done.code, len(done.out.splitlines())) == (0, 1)
     assert "Left out 2 lines with unknown characters: line 3, 4\n" in done.err
@@ -387,7 +410,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
     assert done.out == expected
     assert "has cells separated by semicolons" in done.err
     refused = kamon("score", tmp_path / "m", table, "--column=name", "--unknown=error").err
-    assert "record 2: the model does not know character" in refused
+    assert "record 2: unknown character" in refused
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"name": "anna"}\n\n{"name": "hanna"}\n{"name": 5}\n')
     for block in (1, 1 << 17):

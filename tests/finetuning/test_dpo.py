@@ -252,7 +252,7 @@ def test_answers_that_are_too_long(base: Path) -> None:
         (
             {"data": [Preference("é", "afk")]},
             TokenizerError,
-            "pair 1, chosen: the model does not know character 'é'",
+            "pair 1, chosen: unknown character 'é'",
         ),
         ({"data": [Preference("a", "b", "c")]}, ConfigError, "the model does not follow prompts"),
         ({"data": "none.jsonl"}, CorpusError, "no file none.jsonl"),

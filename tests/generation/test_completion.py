@@ -238,7 +238,7 @@ def test_verbs_take_bad_input(directory: Path, kamon: Kamon) -> None:
         for verb in ("complete", "fill"):
             done = kamon(verb, directory, text)
             assert (done.code, done.err.count("\n"), done.out) == (1, 2, "")
-            assert "error: the model does not know character " in done.err
+            assert "error: unknown character " in done.err
             assert "\x1b" not in done.err
     done = kamon("complete", directory, "🙂á", "--unknown=replace")
     assert "model: 'á' (U+00E1) replaced by 'a'" in done.err

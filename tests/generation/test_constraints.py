@@ -443,6 +443,17 @@ def test_the_first_of_equally_similar_documents() -> None:
     assert NearestDocument(["xxx", "abx", "xab", "bab"])("abb") == ("abx", 4 / 6)
 
 
+def test_the_nearest_document_whatever_its_case() -> None:
+    nearest = NearestDocument(["Aldron", "Veldara", "İstanbul"])
+    assert nearest("veldara") == ("Veldara", 1.0)
+    assert nearest("veldero") == ("Veldara", 10 / 14)
+    assert nearest("istanbul")[0] == "İstanbul"
+    both = NearestDocument(["Anna", "anna", "ANNA"])
+    assert [both(text) for text in ("Anna", "anna", "ANNA", "aNNA")] == [
+        (text, 1.0) for text in ("Anna", "anna", "ANNA", "Anna")
+    ]
+
+
 def test_documents_with_nul_have_no_nearest() -> None:
     with pytest.raises(ValueError, match="NUL"):
         NearestDocument(["a\0b", "c"])
@@ -475,7 +486,7 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"prefix": "abc", "max_len": 2}, "prefix 'abc' has 3 characters, more than max_len 2"),
         ({"suffix": "abc", "max_len": 2}, "suffix 'abc' has 3 characters, more than max_len 2"),
         ({"contains": "a" * 7}, "has 7 characters, more than the model's block_size 6 allows"),
-        ({"prefix": 3}, "prefix must be text, not 3"),
+        ({"prefix": 3}, "prefix must be a string, not 3"),
         ({"top_k": 0}, "top_k must be 1 or more, not 0"),
         ({"top_k": True}, "top_k must be a whole number, not True"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),

@@ -40,9 +40,9 @@ def test_characters_are_sorted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("josé", "the model does not know character 'é' (U+00E9), number 4 in 'josé'"),
-        ("o\u200djs", "character '\\u200d' (U+200D), number 2 in 'o\\u200djs'"),
-        ("😀", "(U+1F600), number 1"),
+        ("josé", "unknown character 'é' (U+00E9) at position 4 of 'josé'"),
+        ("o\u200djs", "character '\\u200d' (U+200D) at position 2 of 'o\\u200djs'"),
+        ("😀", "(U+1F600) at position 1"),
     ],
 )
 def test_an_unknown_character_names_itself(text: str, message: str) -> None:
@@ -101,4 +101,4 @@ def test_what_is_known_instead(text: str, hint: str | None) -> None:
     with pytest.raises(TokenizerError) as caught:
         tokenizer.encode(text)
     said = str(caught.value)
-    assert said.endswith(hint or f" in {text!r}"), said
+    assert said.endswith(hint or f" of {text!r}"), said

@@ -149,7 +149,7 @@ def test_completions_and_scores(server: Server, model: Model) -> None:
         assert each["logprob"] == pytest.approx(own.logprob)
         assert each["percentile"] == scale.percentile(own.bits_per_char)
         assert each["compared_with"] == scale.reference
-        assert each["surprising"] == own.surprising
+        assert (each["surprise"], each["surprising"]) == (own.surprise, own.surprising)
     said = server.json("POST", "/score", {"model": ID, "texts": ["ba", "bXa"]}, 422)["error"]
     assert "'X'" in said
     body = {"model": ID, "texts": ["ba", "bXa"], "unknown": "zero"}
@@ -157,6 +157,19 @@ def test_completions_and_scores(server: Server, model: Model) -> None:
     assert known["logprob"] == pytest.approx(next(score(model, ["ba"])).logprob)
     assert (odd["logprob"], odd["bits_per_char"], odd["percentile"]) == (None, None, 0)
     assert odd["surprising"] == "X"
+
+
+def test_scores_say_which_text_they_are_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kamon.web.routes.models.num_at_once", lambda _: 2)
+    body = {"model": ID, "texts": ["ba", "!", "Bä", "ka"]}
+    found = server.json("POST", "/score", body | {"unknown": "replace"})["scores"]
+    assert [(each["text"], each["scored"], each["index"]) for each in found] == [
+        ("ba", "ba", 0),
+        ("Bä", "ba", 2),
+        ("ka", "ka", 3),
+    ]
+    said = server.json("POST", "/score", body | {"texts": ["ba", "ka", "ba", "!"]}, 422)["error"]
+    assert said.startswith("text 4: unknown character '!'")
 
 
 @pytest.mark.parametrize("id", [ID, "pieces"])

@@ -109,7 +109,7 @@ def test_surprise_adds_up_to_the_score(char: Model, bpe: Model) -> None:
 
 
 def test_what_cannot_be_traced(char: Model, bpe: Model) -> None:
-    with pytest.raises(TokenizerError, match=r"'É' \(U\+00C9\), number 2"):
+    with pytest.raises(TokenizerError, match=r"'É' \(U\+00C9\) at position 2"):
         traced(char, "bÉ")
     with pytest.raises(TokenizerError, match="lone surrogate"):
         traced(bpe, "a\ud800")

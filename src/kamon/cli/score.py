@@ -102,7 +102,7 @@ def run(args: Args) -> int:
             say(HEADS)
             headed = True
         if not args.json:
-            counts.broken += sum(map(has_line_end, scores.given))
+            counts.broken += sum(map(has_line_end, scores.texts))
         make_rows = json_rows if args.json else text_rows
         rows = make_rows(scores, scale, reasons(model, scores))
         if args.top is not None:
@@ -144,22 +144,23 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
         scores = score_list(model.language_model, model.tokenizer, texts, unknown=args.unknown)
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
+        message = error.message.partition(": ")[2]  # without "text N"
         hint = (
             "--unknown zero gives such lines probability 0, skip drops them, "
             "replace scores the closest known characters"
         )
         raise TokenizerError(
-            f"{name_of(args.file)}, {line_or_record(args)} {place}: {error.message}",
+            f"{name_of(args.file)}, {line_or_record(args)} {place}: {message}",
             f"{error.hint}, or use an option: {hint}" if error.hint else hint,
         ) from None
     if len(scores.texts) < len(texts):
         note_left_out(model.tokenizer, stripped, counts, replace=args.unknown == "replace")
     counts.lines += len(lines)
     counts.texts += len(texts)
-    counts.scored += len(scores.texts)
+    counts.scored += len(scores.scored)
     counts.cut += sum(scores.cut)
     counts.long += sum(len(line) > MAX_LINE for line in lines)
-    counts.replaced += sum(map(ne, scores.given, scores.texts))
+    counts.replaced += sum(map(ne, scores.texts, scores.scored))
     if args.unknown == "zero":
         surprising = scores.surprising()
         unknown = model.tokenizer.unknown("".join(surprising))
@@ -235,10 +236,10 @@ def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
 def reasons(model: Model, scores: Scores) -> list[str]:
     """Return what makes each line unusual, such as "unlikely b after Bo"."""
     tokenizer = model.tokenizer
-    unknown = tokenizer.unknown("".join(scores.texts))
+    unknown = tokenizer.unknown("".join(scores.scored))
     too_long = f"longer than {model.config.block_size - 1} {tokenizer.unit}s"
     found = []
-    columns = scores.texts, scores.surprises, scores.logprobs, scores.cut
+    columns = scores.scored, scores.surprises, scores.logprobs, scores.cut
     for text, place, logprob, cut in zip(*columns, strict=True):
         if logprob == -math.inf and cut:
             found.append(too_long)
@@ -266,20 +267,22 @@ def ranks(model: Model, scores: Scores) -> list[Rank]:
     from kamon.evaluation.score import score_list
 
     infinite = [bits == math.inf for bits in scores.bits_per_char]
-    texts = list(compress(scores.texts, infinite))
+    texts = list(compress(scores.scored, infinite))
     unknown = model.tokenizer.unknown("".join(texts))
     rest = ["".join(char for char in text if char not in unknown) for text in texts]
-    bits_of_rest = score_list(model.language_model, model.tokenizer, rest).bits_per_char
+    # The characters around an unknown one may be one unknown character in NFC: that is left out.
+    scored = score_list(model.language_model, model.tokenizer, rest, unknown="skip")
+    bits_of = dict(zip(scored.indices, scored.bits_per_char, strict=True))
     ties = (
-        (math.inf, len(text) - len(known), bits)
-        for text, known, bits in zip(texts, rest, bits_of_rest, strict=True)
+        (math.inf, len(text) - len(known), bits_of.get(number, math.inf))
+        for number, (text, known) in enumerate(zip(texts, rest, strict=True))
     )
     finite = ((bits, 0, bits) for bits in scores.bits_per_char)
     return [next(ties) if tie else row for tie, row in zip(infinite, finite, strict=True)]
 
 
 def text_rows(scores: Scores, scale: PercentileScale, why: list[str]) -> list[str]:
-    given = scores.given
+    given = scores.texts
     if not "".join(given).isprintable():  # some need escapes: one check of all is much faster
         given = list(map(entry_line, given))
     shares = scale.percentiles(scores.bits_per_char)
@@ -298,8 +301,8 @@ def text_rows(scores: Scores, scale: PercentileScale, why: list[str]) -> list[st
 
 def json_rows(scores: Scores, scale: PercentileScale, why: list[str]) -> list[str]:
     columns = {
-        "text": scores.given,
-        "scored": scores.texts,
+        "text": scores.texts,
+        "scored": scores.scored,
         "logprob": scores.logprobs,
         "bits_per_char": scores.bits_per_char,
         "percentile": scale.percentiles(scores.bits_per_char),

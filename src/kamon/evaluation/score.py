@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 from itertools import chain, compress, islice, repeat
 from operator import sub
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from kamon.config import check_text
 from kamon.engines.base import Reader, has_fused_ops
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
-from kamon.errors import ConfigError, StoreError
+from kamon.errors import ConfigError, StoreError, TokenizerError
 from kamon.model import Model, as_model
 from kamon.ngrams.native import NativeNgram
 from kamon.ngrams.reference import Ngram
@@ -29,21 +30,27 @@ NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOW = 200  # the same for the scalar engine
 MIN_HELD_OUT = 10  # documents that a percentile needs: fewer make steps of more than 10%
 BITS = 1 / math.log(2)
-UNKNOWN = ("error", "skip", "replace", "zero")  # what to do with unknown characters
+Unknown = Literal["error", "skip", "replace", "zero"]  # what to do with unknown characters
+UNKNOWN = get_args(Unknown)
 
 
 class Score(NamedTuple):
     """The score of one text.
 
     Attributes:
+        text: the text as it was given, in NFC.
+        scored: the text that was scored. It differs from `text` only if unknown="replace".
+        index: the number of the text among those given, from 0.
         logprob: log p of the whole text and its end, in nats.
         bits_per_char: −log2 p, divided by the number of characters plus 1 for the end.
-        surprise: the place, from 0, of the least likely character, or of the first character of the
-            least likely token. For the end, it is the length of the text.
+        surprise: the place in `scored`, from 0, of the least likely character, or of the first
+            character of the least likely token. For the end, it is the length of the text.
         cut: True if the text is longer than the model reads at once. See `long_logprob`.
     """
 
     text: str
+    scored: str
+    index: int  # type: ignore[assignment]  # it hides the method of tuples
     logprob: float
     bits_per_char: float
     surprise: int
@@ -52,29 +59,37 @@ class Score(NamedTuple):
     @property
     def surprising(self) -> str:
         """The least likely character, or "" for the end."""
-        return self.text[self.surprise : self.surprise + 1]
+        return self.scored[self.surprise : self.surprise + 1]
 
 
 def score(
-    model: Model | str | Path, texts: Iterable[str], *, unknown: str = "error"
+    model: Model | str | Path, texts: Iterable[str], *, unknown: Unknown = "error"
 ) -> Iterator[Score]:
     """Yield a Score for each text, in order.
+
+    Kamon reads the texts and scores them as you ask for the results, CHUNK texts at a time. So it
+    raises an error about a text only then.
 
     Args:
         unknown: what to do with a text that has characters that the model does not know.
             "error": raise TokenizerError.
             "skip": leave the text out.
-            "replace": replace them by the closest known characters and yield that text, or leave
-            it out if it has none (`CharTokenizer.replace_unknown`).
+            "replace": score the text with the closest known characters (`Score.scored`), or leave
+            it out if there are none (`CharTokenizer.replace_unknown`).
             "zero": score the text with probability 0, so logprob is −inf and bits_per_char is inf.
             The first unknown character is the least likely one. A text that is cut also has
             probability 0, because the model cannot end it. Its least likely character is the first
             one after block_size tokens.
 
+    Raises:
+        ConfigError: `unknown` is none of these, or a text is not a string.
+        TokenizerError: a text has an unknown character, and unknown="error".
+
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
-    >>> [text for text, *_ in score(model, ["anna", "Hora", "xenia"], unknown="replace")]
-    ['anna', 'hora']
+    >>> scores = score(model, ["anna", "xenia", "Hora"], unknown="replace")
+    >>> [(each.index, each.text, each.scored) for each in scores]
+    [(0, 'anna', 'anna'), (2, 'Hora', 'hora')]
     """
     model = as_model(model)
     model.check_documents("scoring")
@@ -82,7 +97,7 @@ def score(
 
 
 def score_with(
-    reader: Reader, tokenizer: Tokenizer, texts: Iterable[str], *, unknown: str = "error"
+    reader: Reader, tokenizer: Tokenizer, texts: Iterable[str], *, unknown: Unknown = "error"
 ) -> Iterator[Score]:
     """Yield the same as `score` for an engine or an n-gram, which reads CHUNK texts at a time."""
     check_unknown(unknown)
@@ -90,58 +105,72 @@ def score_with(
     left = iter(texts)
 
     def chunks() -> Iterator[Iterator[Score]]:
+        start = 0
         while chunk := list(islice(left, CHUNK)):
-            scores = score_list(reader, tokenizer, chunk, unknown=unknown)
-            _, *columns = (getattr(scores, field.name) for field in fields(scores))
-            # This equals Score(…) and takes half the time.
-            yield map(tuple.__new__, repeat(Score), zip(*columns, strict=True))
+            scores = score_list(reader, tokenizer, chunk, unknown=unknown, start=start)
+            start += len(chunk)
+            yield scores.rows()
 
     return chain.from_iterable(chunks())
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Many scores as columns, without the texts that were left out.
+    """Many scores as columns, without the texts that were left out. See `Score`."""
 
-    Attributes:
-        given: the texts before unknown characters were replaced.
-    """
-
-    given: Sequence[str]
     texts: Sequence[str]
+    scored: Sequence[str]
+    indices: Sequence[int]
     logprobs: Sequence[float]
     bits_per_char: Sequence[float]
     surprises: Sequence[int]
     cut: Sequence[bool]
 
+    def rows(self) -> Iterator[Score]:
+        columns = (getattr(self, field.name) for field in fields(self))
+        # This equals Score(…) and takes half the time.
+        return map(tuple.__new__, repeat(Score), zip(*columns, strict=True))
+
     def surprising(self) -> list[str]:
-        return [text[i : i + 1] for text, i in zip(self.texts, self.surprises, strict=True)]
+        return [text[i : i + 1] for text, i in zip(self.scored, self.surprises, strict=True)]
 
     def select(self, chosen: Sequence[bool]) -> Scores:
         return Scores(*(list(compress(getattr(self, f.name), chosen)) for f in fields(self)))
 
 
 def score_list(
-    reader: Reader, tokenizer: Tokenizer, given: Sequence[str], *, unknown: str = "error"
+    reader: Reader,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    unknown: Unknown = "error",
+    start: int = 0,
 ) -> Scores:
-    """Return the scores of a list of texts as columns, which is the fastest way."""
+    """Return the scores of a list of texts as columns, which is the fastest way.
+
+    start: the index of the first text.
+    """
     check_unknown(unknown)
-    check_several(given)
-    texts = given = list(map(tokenizer.normal, given))
+    check_several(texts)
+    if not {str}.issuperset(map(type, texts)):
+        for number, text in enumerate(texts, start + 1):
+            check_text(f"text {number:,}", text)
+    texts = list(map(tokenizer.normal, texts))
+    scored, indices = texts, list(range(start, start + len(texts)))
     unknown_chars = tokenizer.unknown("".join(texts))
     if unknown_chars:
         if unknown == "error":
-            for text in texts:
-                tokenizer.encode(text)  # raises an error that names the character
+            check_known(tokenizer, texts, start)
         if unknown == "replace":
-            texts = [tokenizer.normal(tokenizer.replace_unknown(text)) for text in given]
-            unknown_chars = tokenizer.unknown("".join(texts))
-        is_known = list(map(unknown_chars.isdisjoint, texts))
+            scored = [tokenizer.normal(tokenizer.replace_unknown(text)) for text in texts]
+            unknown_chars = tokenizer.unknown("".join(scored))
+        is_known = list(map(unknown_chars.isdisjoint, scored))
         if unknown == "zero":
             known = score_list(reader, tokenizer, list(compress(texts, is_known)), unknown="zero")
-            return with_impossible(known, is_known, texts, unknown_chars)
-        given, texts = list(compress(given, is_known)), list(compress(texts, is_known))
-    batch = tokenizer.encode_documents(texts)
+            return with_impossible(known, is_known, texts, unknown_chars, indices)
+        texts, scored = list(compress(texts, is_known)), list(compress(scored, is_known))
+        indices = list(compress(indices, is_known))
+    batch = tokenizer.encode_documents(scored)
     # An n-gram reads any number of tokens at once.
     room = math.inf if isinstance(reader, Ngram | NativeNgram) else reader.config.block_size
     cut = [size > room + 1 for size in map(sub, batch.offsets[1:], batch.offsets)]
@@ -154,9 +183,10 @@ def score_list(
         else:
             logprobs[place], places[place] = long_logprob(reader, batch.document(place))
     bits = [
-        -BITS * logprob / (len(text) + 1) for logprob, text in zip(logprobs, texts, strict=True)
+        -BITS * logprob / (len(text) + 1) for logprob, text in zip(logprobs, scored, strict=True)
     ]
-    return Scores(given, texts, logprobs, bits, tokenizer.num_chars(texts, places), cut)
+    surprises = tokenizer.num_chars(scored, places)
+    return Scores(texts, scored, indices, logprobs, bits, surprises, cut)
 
 
 def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
@@ -196,7 +226,11 @@ def windows(tokens: Sequence[int], block_size: int) -> Iterator[tuple[Sequence[i
 
 
 def with_impossible(
-    known: Scores, is_known: Sequence[bool], texts: Sequence[str], unknown_chars: set[str]
+    known: Scores,
+    is_known: Sequence[bool],
+    texts: Sequence[str],
+    unknown_chars: set[str],
+    indices: Sequence[int],
 ) -> Scores:
     rows = zip(known.logprobs, known.bits_per_char, known.surprises, known.cut, strict=True)
     scores: list[tuple[float, float, int, bool]] = []
@@ -207,17 +241,28 @@ def with_impossible(
             first_unknown = next(n for n, char in enumerate(text) if char in unknown_chars)
             scores.append((-math.inf, math.inf, first_unknown, False))
     logprobs, bits, surprises, cut = map(list, zip(*scores, strict=True))
-    return Scores(texts, texts, logprobs, bits, surprises, cut)
+    return Scores(texts, texts, indices, logprobs, bits, surprises, cut)
 
 
 def check_several(texts: object) -> None:
     if isinstance(texts, str):
         raise ConfigError("score takes a list of texts, not one text", "put the text in a list")
+    if not isinstance(texts, Iterable):
+        raise ConfigError(f"score takes a list of texts, not {texts!r:.60}")
 
 
 def check_unknown(unknown: str) -> None:
     if unknown not in UNKNOWN:
         raise ConfigError(f"unknown must be one of {', '.join(UNKNOWN)}, not {unknown!r}")
+
+
+def check_known(tokenizer: Tokenizer, texts: Sequence[str], start: int) -> None:
+    """Raise a TokenizerError that names the first text with an unknown character."""
+    for number, text in enumerate(texts, start + 1):
+        try:
+            tokenizer.encode(text)
+        except TokenizerError as error:
+            raise TokenizerError(f"text {number:,}: {error.message}", error.hint) from None
 
 
 @dataclass(frozen=True)
@@ -233,7 +278,9 @@ class PercentileScale:
     reference: Literal["validation", "list"] | None = "list"
 
     @classmethod
-    def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> PercentileScale:
+    def of(
+        cls, model: Model, unknown: Unknown = "skip", most: int | None = None
+    ) -> PercentileScale:
         """Return the scale of a model.
 
         unknown: the same value as in `score` for the texts to compare.
@@ -259,7 +306,7 @@ class PercentileScale:
         held_out: Sequence[str],
         *,
         most: int = NUM_COMPARED,
-        unknown: str = "skip",
+        unknown: Unknown = "skip",
     ) -> PercentileScale:
         """Return the scale of an engine or an n-gram that has not learned `held_out`.
 

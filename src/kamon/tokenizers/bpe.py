@@ -455,8 +455,8 @@ def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:
             if match:
                 shown = part if len(part) <= MAX_SHOWN else part[:MAX_SHOWN] + "…"
                 raise TokenizerError(
-                    f"character {match[0]!a} (U+{ord(match[0]):04X}), number "
-                    f"{match.start() + 1} in {shown!r}, is a lone surrogate, which is not text"
+                    f"character {match[0]!a} (U+{ord(match[0]):04X}) at position "
+                    f"{match.start() + 1} of {shown!r} is a lone surrogate, which is not text"
                 ) from None
 
 

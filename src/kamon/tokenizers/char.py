@@ -230,7 +230,5 @@ class CharTokenizer(Tokenizer):
         hint = ""
         if 0 < len(known) <= MAX_SHOWN and not self.unknown(known):
             hint = f"{HINT}use {quote_distinctly(known, text)}, which it knows"
-        return (
-            f"the model does not know character {named} (U+{ord(char):04X}), number {place + 1} in "
-            f"{shown!r}{hint}"
-        )
+        where = f"at position {place + 1} of {shown!r}"
+        return f"unknown character {named} (U+{ord(char):04X}) {where}{hint}"

@@ -466,10 +466,13 @@ export interface ScoreBody {
 
 export interface ScoreFound {
   text: string;
+  scored: string;
+  index: number;
   logprob: number | null;
   bits_per_char: number | null;
   percentile: number | null;
   compared_with: "validation" | "list" | null;
+  surprise: number;
   surprising: string;
   cut: boolean;
 }

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from kamon.engines.base import has_fused_ops
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.nearest import NearestDocument, sample_infos
-from kamon.evaluation.score import PercentileScale, Score, score
+from kamon.evaluation.score import PercentileScale, Score, Unknown, score_list
 from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import (
     MAX_FLOPS_AT_ONCE,
@@ -212,22 +213,29 @@ class ScoreBody(ApiModel):
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
-    unknown: Literal["error", "skip", "replace", "zero"] = "error"
+    unknown: Unknown = "error"
 
 
 class ScoreFound(BaseModel):
-    """logprob, bits_per_char: null if the probability is 0.
+    """text: in NFC, otherwise as it was sent. scored: the text that was scored, which differs from
+    it only with "replace". index: the number of the text in the request, from 0. logprob,
+    bits_per_char: null if the probability is 0.
 
     percentile: share of known entries that are at least as unlikely, null without known entries.
-    compared_with: which entries, "validation" or "list" (see `PercentileScale`). cut: whether the
-    text is longer than the model can read at once.
+    compared_with: which entries, "validation" or "list" (see `PercentileScale`). surprise: the
+    place in `scored`, from 0, of the least likely character, the length for the end. surprising:
+    that character, empty for the end. cut: whether the text is longer than the model can read at
+    once.
     """
 
     text: str
+    scored: str
+    index: int
     logprob: float | None
     bits_per_char: float | None
     percentile: float | None
     compared_with: Literal["validation", "list"] | None
+    surprise: int
     surprising: str
     cut: bool
 
@@ -390,25 +398,30 @@ def shown_path(path: Path) -> str:
 
 
 def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[ScoreFound]:
-    scored: list[Score] = []
+    model.check_documents("scoring")
+    read = partial(score_list, model.language_model, model.tokenizer, unknown=body.unknown)
+    scores: list[Score] = []
     size = num_at_once(model)
-    for begin in range(0, len(body.texts), size):
+    for start in range(0, len(body.texts), size):
         stop.check()
-        scored += score(model, body.texts[begin : begin + size], unknown=body.unknown)
-    which = "zero" if body.unknown == "zero" else "skip"
+        scores += read(body.texts[start : start + size], start=start).rows()
+    which: Unknown = "zero" if body.unknown == "zero" else "skip"
     most = MAX_PIECES * size
     scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
     return [
         ScoreFound(
-            text=text_score.text,
-            logprob=finite(text_score.logprob),
-            bits_per_char=finite(text_score.bits_per_char),
-            percentile=scale.percentile(text_score.bits_per_char),
+            text=each.text,
+            scored=each.scored,
+            index=each.index,
+            logprob=finite(each.logprob),
+            bits_per_char=finite(each.bits_per_char),
+            percentile=scale.percentile(each.bits_per_char),
             compared_with=scale.reference,
-            surprising=text_score.surprising,
-            cut=text_score.cut,
+            surprise=each.surprise,
+            surprising=each.surprising,
+            cut=each.cut,
         )
-        for text_score in scored
+        for each in scores
     ]
 
 
