@@ -69,7 +69,7 @@ def type_of(schema: Schema) -> str:
     if "enum" in schema:
         return " | ".join(map(json.dumps, schema["enum"]))
     if choices := schema.get("anyOf") or schema.get("oneOf"):
-        return " | ".join(map(type_of, choices))
+        return " | ".join(dict.fromkeys(map(type_of, choices)))  # int and float are one type
     if schema["type"] == "array":
         return array(schema)
     if schema["type"] == "object":

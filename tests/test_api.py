@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import kamon
 from conftest import TINY
-from kamon.config import Config
+from kamon.config import SETTINGS, Config, Settings
 from kamon.data.documents import Documents
+from kamon.generation.constraints import GenerationConstraints
+from kamon.model import Conditions
 from kamon.training.data import as_given
 from kamon.training.setup import build_setup
 
@@ -121,6 +126,40 @@ def test_documents_are_cut_at_block_size() -> None:
 def test_a_list_that_teaches_nothing(docs: list[str], message: str) -> None:
     with pytest.raises(kamon.CorpusError, match=message):
         kamon.train(docs, **TINY)
+
+
+def test_types_name_all_settings_and_conditions() -> None:
+    for names, of in ((Settings, SETTINGS), (Conditions, fields(GenerationConstraints))):
+        assert list(names.__annotations__) == [f.name for f in of]
+    types = get_type_hints(Settings)
+    for f in SETTINGS:
+        choices = f.metadata["choices"]
+        assert get_args(types[f.name]) == choices if choices else types[f.name] is f.type
+    types = get_type_hints(Conditions)
+    assert types == get_type_hints(GenerationConstraints)
+
+
+@pytest.mark.slow
+def test_type_checkers_find_misspelt_arguments(tmp_path: Path) -> None:
+    program = """
+import kamon
+model = kamon.train(["a", "b"], n_lyer=3)
+model.sample(prefx="a")
+kamon.train(["a"], size="tinny", schedule="cos")
+kamon.score(model, ["a"], unknown="bogus")
+kamon.export(model, "pyton")
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-m", "mypy", "--no-incremental", "program.py"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(Path(kamon.__file__).parents[1])},
+    )
+    lines = [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line]
+    assert lines == [3, 4, 5, 5, 6, 7], done.stdout + done.stderr
 
 
 def test_wrong_settings() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
-from kamon.config import Config, checked_settings, make_config, require_int
+from kamon.config import Config, Settings, checked_settings, make_config, require_int
 from kamon.engines.base import initial_state
 from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import EngineSpec, best_engine
@@ -52,7 +53,7 @@ def train(
     vocab_size: int | None = None,
     hold_out: bool = True,
     budget: str | float | None = None,
-    size: str | None = None,
+    size: Literal["tiny", "small", "medium", "large", "huge", "original"] | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     checkpoint_every: str | int | None = None,
@@ -61,7 +62,7 @@ def train(
     on_start: Callable[[TrainingSetup], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Model:
     """Train a model on documents, or on a path, a built-in list or "-" as in `corpus.read`.
 
@@ -111,28 +112,28 @@ def train(
     (5, 1)
     """
     make_config(settings)
-    settings = checked_settings(settings)
+    chosen = checked_settings(settings)
     engine = engine or best_engine()
     check_engine(engine)
     spec = EngineSpec(engine, dtype, threads, device, compile)
     callbacks = Callbacks(on_start, on_progress, should_stop)
     options = RunOptions(output, overwrite, checkpoint_interval(checkpoint_every), callbacks)
     seconds = None if budget is None else seconds_of(budget)
-    if seconds is not None and "num_steps" in settings:
+    if seconds is not None and "num_steps" in chosen:
         raise ConfigError(
             "a budget decides the number of steps", "give budget or num_steps, not both"
         )
     group = get_group()
-    if output is not None and restarted() and group.any_rank(is_unfinished(output, settings)):
-        return resume_run(options, spec, docs=docs, settings=settings)
+    if output is not None and restarted() and group.any_rank(is_unfinished(output, chosen)):
+        return resume_run(options, spec, docs=docs, settings=chosen)
     start = None if init_from is None else starting_point(init_from)
     given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
     with open_writer(options) as writer:
-        data = group.run_on_all(lambda: load_training_data(given, settings.get("mode"), start))
+        data = group.run_on_all(lambda: load_training_data(given, chosen.get("mode"), start))
         group.assert_equal(data.record.sha256, "the training set")
         setup = choose_setup(
             data,
-            settings,
+            chosen,
             spec,
             size=size,
             seconds=seconds,
@@ -160,7 +161,7 @@ def resume(
     on_start: Callable[[TrainingSetup], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Model:
     """Resume a training that `train` saved, as if it had never been interrupted.
 
@@ -178,9 +179,9 @@ def resume(
     extend = require_int("extend", extend, 0)
     callbacks = Callbacks(on_start, on_progress, should_stop)
     every = checkpoint_interval(checkpoint_every)
-    options = RunOptions(path, checkpoint_every=every, callbacks=callbacks)
+    options = RunOptions(os.fspath(path), checkpoint_every=every, callbacks=callbacks)
     spec = EngineSpec(threads=threads, device=device, compile=compile)
-    return resume_run(options, spec, docs=docs, settings=settings, extend=extend)
+    return resume_run(options, spec, docs=docs, settings=dict(settings), extend=extend)
 
 
 def resume_run(
@@ -241,7 +242,8 @@ def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
     if checkpoint.state is None:
         raise StoreError(
             f"{path} has no checkpoint to resume from",
-            f"start a new training from it with `kamon train LIST --from {path}`",
+            f"start a new training from it with `kamon train LIST --from {path}` "
+            "(init_from in Python)",
         )
     if kind := checkpoint.training.kind:
         raise ConfigError(
@@ -257,7 +259,7 @@ def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Con
         source = training.corpus.source
         raise ConfigError(
             f"{path} has finished its {done:,} steps on {source}",
-            "train it for more steps with --extend STEPS",
+            "train it for more steps with --extend STEPS (extend=STEPS in Python)",
         )
     if not extend:
         return config

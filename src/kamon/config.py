@@ -7,7 +7,7 @@ import reprlib
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from kamon.errors import HINT, ConfigError
 
@@ -123,6 +123,33 @@ class Config:
     def docs_per_step(self) -> int:
         """The number of documents or windows in a step."""
         return self.batch_size * self.gradient_accumulation_steps
+
+
+class Settings(TypedDict, total=False):
+    """The names and types of SETTINGS, for type checkers."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    block_size: int
+    mode: Literal["documents", "text"]
+    long_documents: Literal["cut", "windows"]
+    std: float
+    seed: int
+    num_steps: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    min_lr: float
+    schedule: Literal["linear", "cosine"]
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    dropout: float
+    grad_clip: float
+    eps_adam: float
+    temperature: float
 
 
 # Users cannot choose vocab_size, because the tokenizer determines it.

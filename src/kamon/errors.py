@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 HINT = "\nhint: "
+IN_PYTHON = re.compile(r" \([^()]+ in Python\)")
 
 
 class KamonError(Exception):
@@ -10,7 +13,8 @@ class KamonError(Exception):
 
     Args:
         message: one sentence that says what is wrong and where.
-        hint: what to do about it, such as a command or an option. `str` returns both.
+        hint: what to do about it, such as a command or an option. `str` returns both. The command
+            line leaves out a part such as " (overwrite=True in Python)".
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -25,6 +29,15 @@ class KamonError(Exception):
     def hint(self) -> str | None:
         """What to do about it, or None."""
         return str(self).partition(HINT)[2] or None
+
+
+def without_python(hint: str) -> str:
+    """Return a hint without its parts for Python, for the command line and the web.
+
+    >>> without_python("add --overwrite (overwrite=True in Python)")
+    'add --overwrite'
+    """
+    return IN_PYTHON.sub("", hint)
 
 
 class ConfigError(KamonError, ValueError):

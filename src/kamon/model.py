@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from kamon.config import Config, require_int
 from kamon.data.documents import Documents
@@ -28,6 +28,24 @@ from kamon.storage.checkpoint import Checkpoint, unpack_documents
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
+
+
+class Conditions(TypedDict, total=False):
+    """The names and types of `GenerationConstraints`, for type checkers."""
+
+    prefix: str
+    min_len: int
+    max_len: int | None
+    top_k: int | None
+    top_p: float
+    suffix: str
+    contains: str
+    regex: str | None
+    exclude: Iterable[str]
+    novel: bool
+    unique: bool
+    length: int | None
+    prompt: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +123,7 @@ class Model:
         *,
         temperature: float | None = None,
         seed: int | None = None,
-        **conditions: Any,
+        **conditions: Unpack[Conditions],
     ) -> list[str]:
         """Sample n documents. Sample i depends only on the seed, i and the model, not on n.
 
@@ -127,7 +145,7 @@ class Model:
         temperature: float | None = None,
         seed: int | None = None,
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
-        **conditions: Any,
+        **conditions: Unpack[Conditions],
     ) -> SampleResult:
         """Return the samples of `sample`, their numbers, and how many samples Kamon tried.
 
@@ -205,7 +223,9 @@ def load(
         again = "train it again with a smaller learning_rate"
         raise StoreError(
             f"the parameters of {path} are too large for {made.dtype}",
-            again if made.dtype == "float64" else f"use --dtype float64, or {again}",
+            again
+            if made.dtype == "float64"
+            else f'use --dtype float64 (dtype="float64" in Python), or {again}',
         )
     return Model(
         *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)

@@ -1481,7 +1481,9 @@ ASK: list[tuple[Ask, type[Exception], str]] = [
         ConfigError,
         "score takes a list of texts",
     ),
-    (lambda m: list(score.score(m, [b"a"])), TypeError, "expected str"),
+    (lambda m: list(score.score(m, [b"a"])), ConfigError, "text 1 must be a string, not b'a'"),
+    (lambda _: package.train(["a", "b"], tokenizer=3), ConfigError, "a tokenizer, not 3"),  # type: ignore[arg-type]
+    (lambda _: package.resume(None), TypeError, "os.PathLike"),  # type: ignore[arg-type]
     (lambda m: list(score.score(m, None)), TypeError, "not iterable"),
     (lambda m: list(score.score(m, breaking())), RuntimeError, "mine"),
     (lambda m: list(score.score(m, ["\ud800"])), KamonError, r"'\ud800'"),

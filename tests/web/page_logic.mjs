@@ -483,7 +483,8 @@ test("an event adds what is new to a training", () => {
   assert.deepEqual(more.moments, [...JOB.moments, moment]);
   assert.equal(more.model, null);
   assert.deepEqual(merged(more, "moment", moment).moments, more.moments);
-  assert.deepEqual(merged(JOB, "end", { ...JOB, losses: [[9, 9]], model: "job-1" }).losses, [[9, 9]]);
+  const ended = merged(JOB, "end", { id: "job-1", state: "done", model: "job-1" });
+  assert.deepEqual([ended.state, ended.model, ended.losses], ["done", "job-1", JOB.losses]);
   assert.deepEqual(JOB.losses, [
     [1, 3],
     [2, 2],

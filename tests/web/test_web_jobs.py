@@ -48,6 +48,7 @@ from kamon.web.services.workers import Stop
 
 pytestmark = pytest.mark.extra
 BEGINS = ["an", "be", "cor", "da", "el", "fi", "gro", "hu", "is", "jo", "ka", "lu", "mi", "no"]
+LOSSES = ("losses", "validation_losses")
 WORDS = [a + b + c for a in BEGINS for b in "aeiou" for c in ("n", "la", "")]
 LIST = "\n".join(WORDS)
 SMALL = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8}
@@ -773,12 +774,14 @@ def put_together(found: list[Event]) -> Any:
     """What a page knows of a training behind these events, the first of which is a start."""
     known: Any = None
     for name, _, data in found:
-        if name in ("start", "end"):
-            known = deepcopy(data) if name == "start" else known
+        if name == "start":
+            known = deepcopy(data) | {"losses": [], "validation_losses": []}
+        elif name == "end":
+            pass
         elif name == "moment":
             known["moments"].append(data)
         else:
-            for key in ("losses", "validation_losses"):
+            for key in LOSSES:
                 known[key] = known[key] + data[key]
             known |= {key: data[key] for key in ("state", "step", "seconds", "lines")}
     return known
@@ -795,8 +798,14 @@ def test_events_tell_the_whole_training(server: Server, monkeypatch: pytest.Monk
     assert names.count("progress") >= 2
     assert "moment" in names
     whole = found[-1][2]
-    assert whole == server.ended(id)
+    wanted = server.ended(id)
+    losses = {key: wanted.pop(key) for key in LOSSES}
+    assert whole == wanted
     assert whole["state"] == "done"
+    assert losses["losses"]
+    assert found[0][2].keys() == whole.keys()
+    assert wanted in server.ask("GET", "/jobs").json()["jobs"]
+    whole = whole | losses
     assert put_together(found) == whole | {"model": None, "best": None}
     assert server.jobs.streams == 0
 
@@ -817,8 +826,9 @@ def test_an_id_of_nothing_begins_anew(server: Server) -> None:
     whole = server.ended(id)
     for last in ("", "1", "no", "1-0-0-999999-0-0", "1-1-1-1-1-1-1", "-1-0-0-0-0-0"):
         found = events(server, id, last)
-        assert [name for name, _, _ in found] == ["start", "end"]
-        assert found[0][2] == found[1][2] == whole
+        assert [name for name, _, _ in found] == ["start", "progress", "end"]
+        assert found[0][2] | {key: found[1][2][key] for key in LOSSES} == whole
+        assert found[0][2] == found[2][2]
     assert EventCursor.from_id("²-0-0-0-0-0", server.job(id)) is None
 
 

@@ -20,9 +20,14 @@ from kamon.cli.settings import add_json
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kamon.exporters.export import Format
     from kamon.storage.records import TrainingRecord
 
-FORMATS = {".json": "json", ".onnx": "onnx", ".py": "python"}  # by how a file ends
+FORMATS: dict[str, Format] = {
+    ".json": "json",
+    ".onnx": "onnx",
+    ".py": "python",
+}  # by how a file ends
 EXAMPLES = """\
 kamon export names -o names.py     # then: python names.py 5
 kamon export names -o names.json
@@ -42,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: Args) -> None:
     output = Path(args.output)
-    format = args.format or FORMATS.get(output.suffix.lower())
+    format: Format | None = args.format or FORMATS.get(output.suffix.lower())
     if format is None:
         message = f"{args.output!r} does not end in .json, .onnx or .py"
         raise ConfigError(message, "choose a --format")

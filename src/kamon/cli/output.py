@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from kamon.errors import ConfigError
+from kamon.errors import ConfigError, without_python
 from kamon.evaluation.curves import spark_line
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def say_error(message: str, hint: str | None = None) -> None:
     """Print an error on stderr, and what to do about it."""
     write_message(f"{styled('error:', RED)} {one_line(message)}")
     if hint is not None:
-        write_hint(hint)
+        write_hint(without_python(hint))
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:

@@ -36,7 +36,7 @@ from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.generation.constraints import SampleResult
-    from kamon.model import Model
+    from kamon.model import Conditions, Model
 
 MAX_LOOKED_AT = 1_000_000  # entries in which to look for a prefix in another case
 
@@ -141,7 +141,7 @@ def run(args: Args) -> int:
     return 0 if result.texts or not n else 1
 
 
-def new_entries(model: Model) -> dict[str, bool]:
+def new_entries(model: Model) -> Conditions:
     """Return the conditions that leave out entries of the model's list and duplicates."""
     if model.writes_text:
         return {}

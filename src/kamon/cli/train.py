@@ -65,7 +65,7 @@ from kamon.training.presets import FINE_TUNING, LONG_FINE_TUNING, ORIGINAL, size
 
 if TYPE_CHECKING:
     from kamon.data.corpus import Corpus
-    from kamon.model import Model
+    from kamon.model import Conditions, Model
     from kamon.packing.shards import Shards
     from kamon.storage.records import CrossValidationRecord, ValidationRecord
     from kamon.training.loop import Progress
@@ -288,7 +288,7 @@ def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     say_trained(model, [line["loss"] for line in model.metrics], output, stopped)
     n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
     most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
-    conditions = {} if args.copies else new_entries(model)
+    conditions: Conditions = {} if args.copies else new_entries(model)
     found = model.generate(n, should_stop=lambda tried: tried >= most, **conditions)
     known = set() if model.writes_text else model.docs.intersection(found.texts)
     if args.json:

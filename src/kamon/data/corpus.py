@@ -90,7 +90,7 @@ def read(
         if column or format or not header:
             raise ConfigError(
                 f"the built-in list {source} has no columns or formats",
-                "leave out --column, --format and --no-header",
+                "leave out --column, --format and --no-header (column, format, header in Python)",
             )
         if source == builtin.NAMES:
             return from_entries(source, builtin.names())

@@ -132,7 +132,8 @@ def check_line_lengths(
             number += next(n for n, line in enumerate(lines) if len(line) > MAX_LINE)
             raise CorpusError(
                 f"{name}, line {number} has more than {MAX_LINE:,} characters",
-                "put each entry on its own line, or train on the file with --mode text",
+                "put each entry on its own line, or train on the file with --mode text "
+                '(mode="text" in Python)',
             )
         number += len(lines)
         yield lines

@@ -54,12 +54,14 @@ def checked_format(
     if format == "text" and column is not None:
         raise ConfigError(
             f"{source} is read as text, which has no columns",
-            "add a --format such as --format csv, and --no-header if the first row is data",
+            "add a --format such as --format csv, and --no-header if the first row is data "
+            '(format="csv", header=False in Python)',
         )
     if not header and format not in TABLES:
         raise ConfigError(
             f"{source} is read as {format}, which has no header row",
-            "leave out --no-header, or add a --format such as --format csv",
+            "leave out --no-header, or add a --format such as --format csv "
+            '(header=True or format="csv" in Python)',
         )
     return format
 

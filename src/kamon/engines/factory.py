@@ -86,17 +86,21 @@ def make_engine(
         return make_torch(config, dtype or "float32", threads, device or "auto", compile)
     if name in ENGINES and (compile or device not in (None, "auto", "cpu")):
         what = "compile" if compile else f"device {device}"
-        raise ConfigError(f"{what} needs the torch engine", f"use --engine torch instead of {name}")
+        raise ConfigError(
+            f"{what} needs the torch engine",
+            f'use --engine torch instead of {name} (engine="torch" in Python)',
+        )
     if name in ENGINES and dtype == "bfloat16":
         raise ConfigError(
-            "bfloat16 needs the torch engine", f"use --engine torch instead of {name}"
+            "bfloat16 needs the torch engine",
+            f'use --engine torch instead of {name} (engine="torch" in Python)',
         )
     if name == "native":
         from kamon.engines import native
         from kamon.native import library
 
         if why := library.why_not():
-            raise ConfigError(why, "use --engine scalar")
+            raise ConfigError(why, 'use --engine scalar (engine="scalar" in Python)')
         return native.NativeEngine(config, num_params(config), dtype or "float32", threads)
     if name == "scalar":
         from kamon.engines.scalar import ScalarEngine

@@ -22,7 +22,7 @@ from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, CorpusError, TrainingError
 from kamon.evaluation.curves import extremes, moving_means, smoothing
 from kamon.evaluation.evaluate import MAX_ORDER
-from kamon.model import Model, as_model
+from kamon.model import Conditions, Model, as_model
 from kamon.ngrams.native import NativeNgram, best_ngram, count_ngram
 from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.char import CharTokenizer
@@ -301,7 +301,9 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
     if text == "":
         raise ConfigError("the text is empty", "give at least one character")
     if text is None:
-        wanted = {"length": model.config.block_size} if model.writes_text else {"min_len": 1}
+        wanted: Conditions = {"min_len": 1}
+        if model.writes_text:
+            wanted = {"length": model.config.block_size}
         text = model.sample(1, temperature=0.0, **wanted)[0]
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]

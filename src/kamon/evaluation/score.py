@@ -247,8 +247,6 @@ def with_impossible(
 def check_several(texts: object) -> None:
     if isinstance(texts, str):
         raise ConfigError("score takes a list of texts, not one text", "put the text in a list")
-    if not isinstance(texts, Iterable):
-        raise ConfigError(f"score takes a list of texts, not {texts!r:.60}")
 
 
 def check_unknown(unknown: str) -> None:

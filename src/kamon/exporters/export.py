@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kamon.engines.parameters import parameter_shapes
 from kamon.errors import ConfigError
@@ -30,12 +30,13 @@ from kamon.model import Model, as_model, to_checkpoint
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import Checkpoint, little_endian
 
-FORMATS = ("json", "python", "onnx")
+Format = Literal["json", "python", "onnx"]
+FORMATS = get_args(Format)
 LEARNED = "# ---- 7. The model"  # the last part of standalone.py
 WIDTH = 100  # characters per line
 
 
-def export(model: Model | str | Path | Checkpoint, format: str, *, blend: bool = True) -> bytes:
+def export(model: Model | str | Path | Checkpoint, format: Format, *, blend: bool = True) -> bytes:
     """Return a model as the content of a file.
 
     Args:
@@ -127,7 +128,7 @@ def to_python(stored: Checkpoint) -> bytes:
     elif stored.training.kind == REWARD:
         why_not = "and this is a reward model, which judges them"
     if why_not:
-        others = "use --format onnx or --format json"
+        others = 'use --format onnx or --format json (format="onnx" in Python)'
         raise ConfigError(f"a Python file generates documents, {why_not}", others)
     type_ = "f" if fits_float32(stored.params) else "d"
     numbers = little_endian(array(type_, stored.params)).tobytes()

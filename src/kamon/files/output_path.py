@@ -42,7 +42,8 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
             raise StoreError(f"{path} is not a file", "choose another name with -o")
         if path.exists() and not overwrite:
             raise StoreError(
-                f"{path} already exists", "choose another name with -o, or add --overwrite"
+                f"{path} already exists",
+                "choose another name with -o, or add --overwrite (overwrite=True in Python)",
             )
         above = next(parent for parent in path.absolute().parents if folder or parent.exists())
         if folder and not above.is_dir():

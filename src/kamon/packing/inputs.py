@@ -172,7 +172,7 @@ def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iter
         if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
             raise CorpusError(
                 f"{source.name} changed while it was packed",
-                "run the command again with --overwrite",
+                "run the command again with --overwrite (overwrite=True in Python)",
             )
         yield from decoded(piece_bytes(source, piece, file, report), source.name, number)
 

@@ -195,7 +195,7 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
         if begun and before not in (None, plan.content) and not overwrite:
             raise StoreError(
                 f"{given} was started with other settings: {difference(before, plan.content)}",
-                "choose another name, or start again with --overwrite",
+                "choose another name, or start again with --overwrite (overwrite=True in Python)",
             )
         if overwrite or before != plan.content:
             (path / MANIFEST).unlink(missing_ok=True)  # first, as it needs its shards

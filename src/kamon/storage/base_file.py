@@ -70,7 +70,7 @@ def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[floa
     except (OSError, ValueError, LookupError, TypeError, SafetensorError, KamonError):
         raise StoreError(
             f"the pretrained base {path} is missing or damaged",
-            "install Kamon again, or train with --from scratch",
+            "install Kamon again, or train with --from scratch (init_from in Python)",
         ) from None
     # One by one, because a list of Python floats would take four times the memory.
     numbers = array("d", chain.from_iterable(struct.iter_unpack("<e", halves)))

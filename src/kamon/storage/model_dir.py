@@ -122,7 +122,7 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
                 if not overwrite:
                     raise StoreError(
                         f"{given} already contains a model",
-                        "choose another name, or add --overwrite",
+                        "choose another name, or add --overwrite (overwrite=True in Python)",
                     )
             elif there or not all(map(is_own_name, os.listdir(path))):
                 raise StoreError(
@@ -283,7 +283,9 @@ def load(path: str | Path) -> Checkpoint:
                     continue  # a training has saved a checkpoint meanwhile
                 _, older, _ = load_newest_whole(path)  # raises the same error if none is intact
                 raise StoreError(
-                    error.message, f"resume from {older.name} with `kamon train --resume {path}`"
+                    error.message,
+                    f"resume from {older.name} with `kamon train --resume {path}` "
+                    "(kamon.resume in Python)",
                 ) from None
 
 
@@ -349,7 +351,8 @@ def newest_checkpoint_dir(path: Path) -> Path:
     if not found and (path / MANIFEST).is_file():
         raise StoreError(
             f"{path} has an older format, which cannot be resumed",
-            f"start a new training from it with `kamon train LIST --from {path}`",
+            f"start a new training from it with `kamon train LIST --from {path}` "
+            "(init_from in Python)",
         )
     if not found and (path / LOCK).exists():
         raise StoreError(

@@ -34,7 +34,10 @@ def wants_nfc(tokenizer: str | Path | Tokenizer) -> bool:
         if not os.path.isfile(tokenizer):
             return True
         tokenizer = read_tokenizer(tokenizer)
-    return tokenizer.composed
+    composed: bool | None = getattr(tokenizer, "composed", None)
+    if composed is None:
+        raise ConfigError(f"the tokenizer must be a name, a file or a tokenizer, not {tokenizer!r}")
+    return composed
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:

@@ -346,7 +346,8 @@ def packed_data(
     path, packed = shards.path, shards.mode
     if mode == "documents" and packed == "text":
         raise ConfigError(
-            f"{path} is packed as text", "train with --mode text, or pack it as documents"
+            f"{path} is packed as text",
+            'train with --mode text (mode="text" in Python), or pack it as documents',
         )
     if not hold_out and shards.num_docs("held_out"):
         raise ConfigError(
@@ -395,7 +396,7 @@ def make_tokenizer(
     if vocab_size is not None:
         raise ConfigError(
             "vocab_size can be set only for a new BPE tokenizer",
-            "leave it out, or add --tokenizer bpe",
+            'leave it out, or add --tokenizer bpe (tokenizer="bpe" in Python)',
         )
     if wanted == "char":
         return CharTokenizer(sorted(train_docs.chars() | validation_docs.chars()), composed=True)
@@ -448,7 +449,10 @@ def check_teaches(
             return
     if not differ:
         what = "only one entry" if num_docs == 1 else "only one entry, repeated"
-        raise CorpusError(f"{source} has {what}", "add more entries, or use --mode text")
+        raise CorpusError(
+            f"{source} has {what}",
+            'add more entries, or use --mode text (mode="text" in Python)',
+        )
     if len(chars) == 1:
         raise CorpusError(
             f"the entries of {source} consist of only one character, {min(chars)!r}",
@@ -480,7 +484,8 @@ def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:
         raise CorpusError(
             f"{source.source} has characters that {whose} does not know: "
             f"{shown!r}{f' and {len(unknown) - 10:,} more' if len(unknown) > 10 else ''}",
-            "drop entries with these characters, or train with --from scratch",
+            "drop entries with these characters, or train with --from scratch "
+            "(init_from in Python)",
         )
 
 

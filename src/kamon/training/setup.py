@@ -175,7 +175,7 @@ def candidates(
     if start and size is not None:
         raise ConfigError(
             f"size {size} does not apply to a model that starts from another",
-            f"leave it out, or use --from {SCRATCH}",
+            f"leave it out, or use --from {SCRATCH} (init_from in Python)",
         )
     if init_from is None and size is None and base_helps(data, settings, name, seconds):
         start = starting_point(BASE)
@@ -303,7 +303,7 @@ def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
         if settings.get(name, own) != own:
             raise ConfigError(
                 f"the model to start from has {name} {own}, not {settings[name]}",
-                f"leave out {name}, or use --from {SCRATCH}",
+                f"leave out {name}, or use --from {SCRATCH} (init_from in Python)",
             )
     return settings | {name: getattr(base, name) for name in SHAPE}
 
@@ -317,5 +317,6 @@ def check_settings(path: str | Path, config: Config, settings: dict[str, Any]) -
         if value != getattr(config, name):
             raise ConfigError(
                 f"{path} was trained with {name} {getattr(config, name)}, not {value}",
-                f"leave out {name} to resume, or start a new training with --from {path}",
+                f"leave out {name} to resume, or start a new training with --from {path} "
+                "(init_from in Python)",
             )

@@ -188,8 +188,6 @@ export interface JobAnswer {
   step: number;
   seconds: number;
   lines: Lines;
-  losses: [number, number][];
-  validation_losses: [number, number][];
   id: string;
   error: string | null;
   source: string;
@@ -202,10 +200,12 @@ export interface JobAnswer {
   moments: MomentAnswer[];
   model: string | null;
   best: Best | null;
+  losses: [number, number][];
+  validation_losses: [number, number][];
 }
 
 export interface JobList {
-  jobs: JobAnswer[];
+  jobs: JobSummary[];
 }
 
 export interface JobRequest {
@@ -220,6 +220,26 @@ export interface JobRequest {
   settings?: Settings;
   init_from?: "base" | "scratch" | null;
   blend?: boolean;
+}
+
+export interface JobSummary {
+  state: "queued" | "starting" | "running" | "paused" | "stopped" | "done" | "failed";
+  ahead: number | null;
+  step: number;
+  seconds: number;
+  lines: Lines;
+  id: string;
+  error: string | null;
+  source: string;
+  init_from: string | null;
+  num_steps: number;
+  budget: number | null;
+  num_docs: number;
+  num_params: number;
+  every: number;
+  moments: MomentAnswer[];
+  model: string | null;
+  best: Best | null;
 }
 
 export interface LeftOut {

@@ -1,6 +1,6 @@
 """Errors of requests."""
 
-from kamon.errors import HINT
+from kamon.errors import HINT, without_python
 
 
 class WebError(Exception):
@@ -13,7 +13,7 @@ class WebError(Exception):
 
 def one_line(error: Exception) -> str:
     """Return the message and the hint of an error in one line."""
-    return str(error).replace(HINT, ": ")
+    return without_python(str(error)).replace(HINT, ": ")
 
 
 def not_found(what: str) -> WebError:

@@ -41,10 +41,12 @@ class Health(BaseModel):
 
 
 class Allowed(BaseModel):
-    """limits: see `Limits`. settings: the maximum value of each setting of a training."""
+    """limits: see `Limits`, counts unless a name ends in _seconds or _bytes. settings: the maximum
+    value of each setting of a training.
+    """
 
-    limits: dict[str, float]
-    settings: dict[str, float]
+    limits: dict[str, int | float]
+    settings: dict[str, int | float]
 
 
 def make_app(

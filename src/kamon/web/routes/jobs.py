@@ -59,7 +59,7 @@ class Settings(ApiModel):
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
 
 
-def largest_settings() -> dict[str, float]:
+def largest_settings() -> dict[str, int | float]:
     """Return the maximum value of each setting."""
     properties = Settings.model_json_schema()["properties"]
     bounds = {name: schema["anyOf"][0] for name, schema in properties.items()}
@@ -131,28 +131,32 @@ class MomentAnswer(BaseModel):
     blend: Blend | None
 
 
-class ProgressEvent(BaseModel):
-    """The state of a training. losses, validation_losses: new ones since the previous event."""
+class JobState(BaseModel):
+    """The state of a training."""
 
     state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
     ahead: int | None
     step: int
     seconds: float
     lines: Lines
+
+
+class ProgressEvent(JobState):
+    """The state of a training. losses, validation_losses: new ones since the previous event."""
+
     losses: list[Point]
     validation_losses: list[Point]
 
 
-class JobAnswer(ProgressEvent):
-    """A training.
+class JobSummary(JobState):
+    """A training without its losses.
 
     ahead: how many queued trainings start before this one, null if it is not queued. num_steps,
     num_docs, num_params: 0 until it starts. init_from: "base" if it starts from the pretrained
-    base, otherwise null. budget: in seconds, null if the request gave the number of steps. losses:
-    [step, mean loss of the GPT in the last `every` steps]. validation_losses: [step, validation
-    loss], of the blend if there is one. seconds: before the first step, the time spent on
-    cross-validation. model: the id of the model that it made, which has the lowest validation loss.
-    best: the step of that model. A training ends before num_steps if that loss stops improving.
+    base, otherwise null. budget: in seconds, null if the request gave the number of steps. seconds:
+    before the first step, the time spent on cross-validation. model: the id of the model that it
+    made, which has the lowest validation loss. best: the step of that model. A training ends before
+    num_steps if that loss stops improving.
     """
 
     id: str
@@ -169,8 +173,19 @@ class JobAnswer(ProgressEvent):
     best: Best | None
 
 
+class JobAnswer(JobSummary):
+    """A training with its losses.
+
+    losses: [step, mean loss of the GPT in the last `every` steps]. validation_losses: [step,
+    validation loss], of the blend if there is one.
+    """
+
+    losses: list[Point]
+    validation_losses: list[Point]
+
+
 class JobList(BaseModel):
-    jobs: list[JobAnswer]
+    jobs: list[JobSummary]
 
 
 class ColumnsRequest(ApiModel):
@@ -311,8 +326,12 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
 
 @router.get("/jobs")
 async def list_jobs(context: Context) -> JobList:
-    """Return all trainings that the server keeps, the oldest first."""
-    return JobList(jobs=[answer(job, context) for job in context.jobs.all()])
+    """Return all trainings that the server keeps, without their losses, the oldest first."""
+    summaries = []
+    for job in context.jobs.all():
+        with job.lock:
+            summaries.append(summary(job, context))
+    return JobList(jobs=summaries)
 
 
 @router.get("/jobs/{id}")
@@ -347,26 +366,40 @@ async def delete_job(id: JobId, context: Context) -> None:
 
 def answer(job: Job, context: RequestContext) -> JobAnswer:
     with job.lock:
-        started = job.started
-        return JobAnswer(
-            id=job.id,
-            error=job.error,
-            source=job.source,
-            init_from=started.training.get("init_from") if started else None,
-            num_steps=started.config.num_steps if started else 0,
-            budget=job.budget,
-            num_docs=(started.training.corpus.num_different or 0) if started else 0,
-            num_params=num_params(started.config) if started else 0,
-            every=job.every,
-            moments=[moment_answer(moment) for moment in job.moments],
-            model=job.id if job.id in context.registry.entries else None,
-            best=job.best,
-            **progress_of(job, context, EventCursor()),
-        )
+        losses = new_losses(job, EventCursor())
+        return JobAnswer(**dict(summary(job, context)), **losses)
 
 
-def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[str, Any]:
-    """Return the fields of a `ProgressEvent`. The client knows everything before the cursor."""
+def summary(job: Job, context: RequestContext) -> JobSummary:
+    """Return the summary of a job whose lock the caller holds."""
+    started = job.started
+    return JobSummary(
+        id=job.id,
+        error=job.error,
+        source=job.source,
+        init_from=started.training.get("init_from") if started else None,
+        num_steps=started.config.num_steps if started else 0,
+        budget=job.budget,
+        num_docs=(started.training.corpus.num_different or 0) if started else 0,
+        num_params=num_params(started.config) if started else 0,
+        every=job.every,
+        moments=[moment_answer(moment) for moment in job.moments],
+        model=job.id if job.id in context.registry.entries else None,
+        best=job.best,
+        **state_of(job, context),
+    )
+
+
+def new_losses(job: Job, cursor: EventCursor) -> dict[str, Any]:
+    """Return the losses of a training after the cursor."""
+    return {
+        "losses": job.points[cursor.points :],
+        "validation_losses": job.validation_losses[cursor.validation_losses :],
+    }
+
+
+def state_of(job: Job, context: RequestContext) -> dict[str, Any]:
+    """Return the fields of a `JobState`."""
     loss, order = job.ngram or (None, None)
     uniform = math.log(job.started.config.vocab_size) if job.started else None
     return {
@@ -375,8 +408,6 @@ def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[
         "step": len(job.losses),
         "seconds": job.seconds,
         "lines": Lines(uniform=uniform, ngram=loss, ngram_order=order),
-        "losses": job.points[cursor.points :],
-        "validation_losses": job.validation_losses[cursor.validation_losses :],
     }
 
 
@@ -488,19 +519,21 @@ def news(
     with job.lock:
         now = EventCursor.of(job)
         state = (job.state, context.jobs.ahead(job), len(job.losses), job.seconds)
-        restart = cursor is None or cursor.started < now.started
-        if cursor and not restart and (state != last_state or cursor != now):
-            progress = ProgressEvent(**progress_of(job, context, cursor))
+        if cursor is None or cursor.started < now.started:
+            cursor = now._replace(points=0, validation_losses=0, over=0)
+            events.append(event("start", cursor, summary(job, context)))
+            last_state = state
+        if state != last_state or cursor != now:
+            losses = new_losses(job, cursor)
+            progress = ProgressEvent(**state_of(job, context), **losses)
             moments = [moment_answer(moment) for moment in job.moments[cursor.moments :]]
             # An id covers all events up to its own, but not later ones.
             covered = now._replace(moments=cursor.moments, over=0)
             events.append(event("progress", covered, progress))
             for number, moment in enumerate(moments, cursor.moments + 1):
                 events.append(event("moment", covered._replace(moments=number), moment))
-    if restart:
-        events.append(event("start", now._replace(over=0), answer(job, context)))
-    if now.over:
-        events.append(event("end", now, answer(job, context)))
+        if now.over:
+            events.append(event("end", now, summary(job, context)))
     return events, now, state
 
 

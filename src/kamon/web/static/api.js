@@ -15,6 +15,7 @@
 /**
  * @typedef {AnswerTo<"GET /models">["models"][number]} ModelInfo
  * @typedef {AnswerTo<"GET /jobs/{id}">} Job
+ * @typedef {AnswerTo<"GET /jobs">["jobs"][number]} JobSummary
  * @typedef {Job["moments"][number]} Moment
  * @typedef {AnswerTo<"POST /sample">} Samples
  * @typedef {Samples["samples"][number]} Sample

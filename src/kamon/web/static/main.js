@@ -403,7 +403,8 @@ async function start(first = false) {
     const { model, job: id = model?.split("@")[0] } = state.read();
     const newest = jobs.findLast((job) => !isOver(job)) ?? jobs[jobs.length - 1] ?? null;
     const own = jobs.find((job) => job.id === state.recall("job", "") && (id === undefined || !isOver(job)));
-    watched.follow(jobs.find((job) => job.id === id) ?? own ?? (id === undefined ? newest : null));
+    const shown = jobs.find((job) => job.id === id) ?? own ?? (id === undefined ? newest : null);
+    watched.follow(shown && (await api.job(shown.id)));
     await refresh();
     const asked = state.read();
     // `kamon serve DIR` has a model to use, and no training to watch.

@@ -11,7 +11,7 @@ import { isOver, queued } from "./watch.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
- * @typedef {import("./api.js").Job} Job
+ * @typedef {import("./api.js").JobSummary} Job
  */
 
 const LOOK = 2000; // ms between two requests during a training

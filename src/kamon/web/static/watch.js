@@ -4,12 +4,13 @@ import * as api from "./api.js";
 
 /**
  * @typedef {import("./api.js").Job} Job
+ * @typedef {import("./api.js").JobSummary} JobSummary
  * @typedef {"none"|"live"|"reconnecting"|"ended"} Connection
  */
 
 /**
  * Returns a sentence about the place of a training in the queue.
- * @param {Job} job
+ * @param {JobSummary} job
  */
 export function queued(job) {
   return job.ahead ? `waiting, ${job.ahead} before you` : "waiting, next in line";
@@ -17,7 +18,7 @@ export function queued(job) {
 
 const OVER = ["stopped", "done", "failed"];
 
-/** @param {Job} job */
+/** @param {JobSummary} job */
 export function isOver(job) {
   return OVER.includes(job.state);
 }
@@ -130,7 +131,7 @@ export class Watch {
 }
 
 /**
- * Returns the job after an event. "start" and "end" contain all of it, "progress" and "moment" the new part.
+ * Returns the job after an event. "start" and "end" contain all but its losses, "progress" and "moment" what is new.
  * @param {Job} job
  * @param {string} kind
  * @param {any} event
