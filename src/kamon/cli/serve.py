@@ -4,8 +4,8 @@ Everything stays on this machine. Without DIR, the playground trains a small mod
 names. It saves models in the folder --save-to, and opens them again the next time.
 
 The printed address contains a token, so that nobody else can use the server. To choose the token,
-set KAMON_TOKEN to 16 or more letters and digits. --no-token turns it off. Programs can use the same server:
-/api/v1/openapi.json describes its HTTP API.
+set KAMON_TOKEN to 16 or more letters and digits. --no-token turns it off. Programs can use the
+same server: /api/v1/openapi.json describes its HTTP API.
 """
 
 from __future__ import annotations
