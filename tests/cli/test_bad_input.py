@@ -502,16 +502,20 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["fill", "M", "a*", "-n", "0"], 2, "n must be from 1 to 10,000"),
     (["fill", "M", "é", "--unknown=skip"], 2, "the pattern is empty and matches only"),
     (
-        "score M hebrew.txt",
+        "score M hebrew.txt --unknown error",
         1,
         "hebrew.txt, line 1: unknown character 'ש' (U+05E9) at position 1",
     ),
     (
-        "score M accents.txt",
+        "score M accents.txt --unknown error",
         1,
         "accents.txt, line 1: unknown character 'é' (U+00E9)",
     ),
-    ("score M accents.txt", 1, "hint: use 'e', which it knows, or use an option: --unknown zero"),
+    (
+        "score M accents.txt --unknown error",
+        1,
+        "hint: use 'e', which it knows, or use an option: --unknown zero",
+    ),
     ("score M two.txt --threshold nan", 2, "threshold must be a number of bits, not nan"),
     ("score M two.txt --threshold -inf", 2, "hint: write --threshold=-… for a value"),
     ("score M two.txt --top 0", 2, "top must be 1 or more, not 0"),
@@ -523,7 +527,11 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     ("score M mark.csv --column x", 2, "mark.csv has no column 'x'\nhint: choose from name, id"),
     ("score M keys.jsonl", 1, "keys.jsonl, line 1 has no key 'text'"),
     ("score M hebrew.txt --unknown drop", 2, "invalid choice: 'drop'"),
-    ("score M hebrew.txt", 1, "hint: --unknown zero gives such lines probability 0, skip"),
+    (
+        "score M hebrew.txt --unknown error",
+        1,
+        "hint: --unknown zero gives such lines probability 0, skip",
+    ),
     (
         "dpo M semicolons.csv -o new",
         1,

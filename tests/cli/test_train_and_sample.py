@@ -170,6 +170,16 @@ def test_if_everything_is_a_copy(tmp_path: Path, kamon: Kamon) -> None:
     assert len(copies.out.split()) == 20
 
 
+def test_a_prefix_in_another_case(tmp_path: Path, kamon: Kamon) -> None:
+    docs = ["Veldara", "Vesna", "VErA", "adoN", "Anna", "olev"]
+    train(docs, num_steps=2, output=tmp_path / "m")
+    done = kamon("sample", tmp_path / "m", "--prefix=ve", "--suffix=on", "-n1")
+    assert 'hint: no entry of the list begins with "ve", 2 begin with "Ve"\n' in done.err
+    assert 'hint: no entry of the list ends with "on", 1 ends with "oN"\n' in done.err
+    for condition in ("--prefix=Ve", "--prefix=VE", "--prefix=x", "--suffix=na", "--max-len=9"):
+        assert "no entry" not in kamon("sample", tmp_path / "m", condition, "-n1").err
+
+
 @pytest.mark.parametrize("engine", ["native", "scalar"])
 def test_progress_shows_a_sample_if_that_is_fast(engine: str) -> None:
     if engine == "native" and library.why_not():

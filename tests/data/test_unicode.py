@@ -183,7 +183,7 @@ def test_a_mark_that_changes_the_prefix_ends_it() -> None:
 def test_scores_and_completions_in_either_form(model: Model) -> None:
     given = ["björn", nfd("björn")]
     first, second = score.score(model, given, unknown="zero")
-    assert first == second
+    assert first._replace(index=1) == second
     assert first.text == "björn"
     assert first.logprob > -100
     pairs = package.train(LIST, tokenizer="bpe", vocab_size=280, num_steps=2, size="tiny")

@@ -281,10 +281,15 @@ def test_the_verb(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch)
     rows = [line.split("\t") for line in done.out.splitlines()]
     assert [row[-1] for row in rows] == ["anna", "noé", "hannahanna"]
     size = MODEL.config.block_size
+    assert f"1 line longer than {size - 1} characters: probability 0" in done.err
+    assert rows[-1][:-1] == ["inf", "-inf", "0.0", f"longer than {size - 1} characters"]
+    windows = "--unknown=error"
+    done = kamon("score", tmp_path / "m", texts, windows)
+    rows = [line.split("\t") for line in done.out.splitlines()]
     assert f"1 line longer than {size - 1} characters: scored in overlapping windows" in done.err
     found = [
         json.loads(line)
-        for line in kamon("score", tmp_path / "m", texts, "--json").out.splitlines()
+        for line in kamon("score", tmp_path / "m", texts, windows, "--json").out.splitlines()
     ]
     for row, each, expected in zip(
         rows, found, score(MODEL, ["anna", "noé", "hannahanna"]), strict=True
@@ -298,14 +303,14 @@ def test_the_verb(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch)
     oddest = sorted(done.out.splitlines(), key=lambda line: -float(line.split("\t")[0]))
     for block in (1, 1 << 17):  # bytes read at a time
         monkeypatch.setattr(readers, "BLOCK", block)
-        assert kamon("score", tmp_path / "m", texts).out == done.out
-        assert kamon("score", tmp_path / "m", texts, "--top", 2).out.splitlines() == oddest[:2]
-        assert kamon("score", tmp_path / "m", texts, "--top", 9).out.splitlines() == oddest
+        assert kamon("score", tmp_path / "m", texts, windows).out == done.out
+        for top in (2, 9):
+            done_top = kamon("score", tmp_path / "m", texts, windows, "--top", top)
+            assert done_top.out.splitlines() == oddest[:top]
     least = float(oddest[1].split("\t")[0]) - 1e-3
-    assert kamon("score", tmp_path / "m", texts, f"--threshold={least}").out.splitlines() == [
-        row for row in done.out.splitlines() if row in oddest[:2]
-    ]
-    nothing = kamon("score", tmp_path / "m", texts, "--threshold=99")
+    most = kamon("score", tmp_path / "m", texts, windows, f"--threshold={least}")
+    assert most.out.splitlines() == [row for row in done.out.splitlines() if row in oddest[:2]]
+    nothing = kamon("score", tmp_path / "m", texts, windows, "--threshold=99")
     assert (nothing.code, nothing.out) == (0, "")
 
 
@@ -313,23 +318,60 @@ def test_what_is_unknown_to_the_verb(tmp_path: Path, kamon: Kamon) -> None:
     MODEL.save(tmp_path / "m")
     texts = tmp_path / "texts"
     texts.write_text("anna\n\nxenia\nÄNNA\n")
-    done = kamon("score", tmp_path / "m", texts)
+    done = kamon("score", tmp_path / "m", texts, "--unknown=error")
     assert (done.code, done.err.count("\n")) == (1, 2)
     assert "line 3: unknown character 'x' (U+0078) at position 1 of 'xenia'" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
     assert (done.code, len(done.out.splitlines())) == (0, 1)
-    assert "Left out 2 lines with unknown characters\n" in done.err
+    assert "Left out 2 lines with unknown characters: line 3, 4\n" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=replace")
     rows = [line.split("\t") for line in done.out.splitlines()]
     assert [row[-1] for row in rows] == ["anna", "ÄNNA"]
     assert rows[0][:-1] == rows[1][:-1]
-    assert "Left out 1 line with unknown characters that have no close known" in done.err
+    assert "unknown characters that have no close known character: line 3\n" in done.err
     assert "1 line scored with the closest known characters" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=replace", "--json")
     shown = json.loads(done.out.splitlines()[1])
     assert (shown["text"], shown["scored"]) == ("ÄNNA", "anna")
     texts.write_text("xenia\n")
     assert kamon("score", tmp_path / "m", texts, "--unknown=skip").code == 1
+    texts.write_text("xenia\nanna\n" * 9)
+    done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
+    assert "Left out 9 lines with unknown characters: line 1, 3, 5, 7, 9, …\n" in done.err
+
+
+def test_lines_without_probability_are_ranked_by_the_rest(tmp_path: Path, kamon: Kamon) -> None:
+    MODEL.save(tmp_path / "m")
+    texts = tmp_path / "texts"
+    one = sorted(["annaX", "hhhhX"], key=lambda text: next(score(MODEL, [text[:-1]])).bits_per_char)
+    texts.write_text("\n".join(["anna", "hannahanna", *one, "XaX", "Xann", "XYZVWU"]))
+    done = kamon("score", tmp_path / "m", texts, "--top=6")
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert [row[-1] for row in rows[:2]] == ["XYZVWU", "XaX"]
+    assert [row[-1] for row in rows if row[-1] in one] == one[::-1]
+    assert [row[-1] for row in rows[5:]] == ["hannahanna"]
+    reasons = {row[-1]: row[3] for row in rows}
+    assert reasons["XYZVWU"] == "unknown X Y Z V W …"
+    assert reasons["XaX"] == reasons["annaX"] == "unknown X"
+    size = MODEL.config.block_size
+    assert reasons["hannahanna"] == f"longer than {size - 1} characters"
+
+
+def test_the_reason_names_the_least_likely_character(tmp_path: Path, kamon: Kamon) -> None:
+    MODEL.save(tmp_path / "m")
+    texts = tmp_path / "texts"
+    given = ["anna", "hhnna", "éanna", "nnnnn", "h"]
+    texts.write_text("\n".join(given))
+    done = kamon("score", tmp_path / "m", texts, "--json")
+    for text, row in zip(given, map(json.loads, done.out.splitlines()), strict=True):
+        place = next(score(MODEL, [text])).surprise
+        where = f"after {text[:place]}" if place else "at the start"
+        assert row["reason"] == f"unlikely {text[place : place + 1] or 'end'} {where}"
+    texts.write_text("a" * 20 + "\n")
+    (row,) = kamon("score", tmp_path / "m", texts, "--unknown=error", "--json").out.splitlines()
+    place = json.loads(row)["surprise"]
+    before = "a" * place if place <= 8 else "…aaaaaaa"
+    assert json.loads(row)["reason"].endswith(f"after {before}" if place else "at the start")
 
 
 def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,14 +379,16 @@ def test_the_oddest_first(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.Monk
     texts = tmp_path / "texts"
     texts.write_text("anna\nЯнд\nhhhh\n日本\nnaX\n", encoding="utf-8")
     last = max(score(MODEL, ["anna", "hhhh"]), key=lambda each: each.bits_per_char).text
-    done = kamon("score", tmp_path / "m", texts)
+    done = kamon("score", tmp_path / "m", texts, "--unknown=error")
     assert all(f"{word} " in done.err.replace(",", "") for word in ("zero", "skip", "replace"))
     for block in (1, 1 << 17):
         monkeypatch.setattr(readers, "BLOCK", block)
-        done = kamon("score", tmp_path / "m", texts, "--unknown=zero", "--top=4")
+        done = kamon("score", tmp_path / "m", texts, "--top=4")
         rows = [line.split("\t") for line in done.out.splitlines()]
         assert [row[-1] for row in rows] == ["Янд", "日本", "naX", last]
-        assert [row[:-1] for row in rows[:3]] == [["inf", "-inf", "0.0", c] for c in "Я日X"]
+        assert [row[:-1] for row in rows[:3]] == [
+            ["inf", "-inf", "0.0", f"unknown {chars}"] for chars in ("Я н д", "日 本", "X")
+        ]
         assert "3 lines with unknown characters: probability 0" in done.err
         assert "percentiles are among 7 entries of the list" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=zero", "--top=2", "--json")
@@ -363,7 +407,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
     done = kamon("score", tmp_path / "m", table, "--column=name", "--unknown=skip")
     assert done.out == expected
     assert "has cells separated by semicolons" in done.err
-    refused = kamon("score", tmp_path / "m", table, "--column=name").err
+    refused = kamon("score", tmp_path / "m", table, "--column=name", "--unknown=error").err
     assert "record 2: unknown character" in refused
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"name": "anna"}\n\n{"name": "hanna"}\n{"name": 5}\n')

@@ -443,6 +443,17 @@ def test_the_first_of_equally_similar_documents() -> None:
     assert NearestDocument(["xxx", "abx", "xab", "bab"])("abb") == ("abx", 4 / 6)
 
 
+def test_the_nearest_document_whatever_its_case() -> None:
+    nearest = NearestDocument(["Aldron", "Veldara", "İstanbul"])
+    assert nearest("veldara") == ("Veldara", 1.0)
+    assert nearest("veldero") == ("Veldara", 10 / 14)
+    assert nearest("istanbul")[0] == "İstanbul"
+    both = NearestDocument(["Anna", "anna", "ANNA"])
+    assert [both(text) for text in ("Anna", "anna", "ANNA", "aNNA")] == [
+        (text, 1.0) for text in ("Anna", "anna", "ANNA", "Anna")
+    ]
+
+
 def test_documents_with_nul_have_no_nearest() -> None:
     with pytest.raises(ValueError, match="NUL"):
         NearestDocument(["a\0b", "c"])

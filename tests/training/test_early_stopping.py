@@ -136,13 +136,16 @@ def test_the_command_says_what_it_holds_out(tmp_path: Path, kamon: Kamon) -> Non
     done = kamon("train", names, "-o", tmp_path / "all", "--no-holdout", *TINY_FLAGS)
     assert "Validation" not in done.err
     flags = ["--n-embd=32", "--num-steps=400", "--batch-size=16", "--learning-rate=0.02"]
-    kept = r"^warning: overfitting after step [\d,]+: Kamon kept that checkpoint$"
+    kept = r"^Kept the model of step [\d,]+, which has the lowest validation loss$"
+    warning = r"^warning: overfitting after step [\d,]+$"
     done = kamon("train", names, "-o", tmp_path / "blend", *flags)
     assert re.search(kept, done.err, re.M)
+    assert "overfitting" not in done.err
     assert "hint:" not in done.err
     flags.append("--no-blend")
     done = kamon("train", names, "-o", tmp_path / "large", *flags)
     assert re.search(kept, done.err, re.M)
+    assert re.search(warning, done.err, re.M)
     assert re.search(r"^Validation loss .* nats per token \(\d-gram [\d.]+\)$", done.err, re.M)
     assert "\nhint: try --dropout 0.3" in done.err
     flags += ["--dropout=0.001", "--overwrite"]

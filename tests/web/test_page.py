@@ -875,6 +875,18 @@ def test_a_view_that_is_none(view: str, watched: Watched) -> None:
     assert watched.open(f"view={view}").inner_text("main h1") == "Train"
 
 
+def test_a_saved_model_opens_in_generate(browser: Any, folder: Path, tmp_path: Path) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    with serving(tmp_path, folder / "ar", folder / "m") as server:
+        page.goto(server.url)
+        page.get_by_role("heading", name="Generate", exact=True).wait_for()
+        assert page.input_value("#model") == "m"
+        page.locator("#views [data-view=train]").click()
+        page.get_by_role("heading", name="Train", exact=True).wait_for()
+    context.close()
+
+
 # ---- a server that comes and goes
 
 

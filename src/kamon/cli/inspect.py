@@ -137,7 +137,9 @@ def show_summary(path: str, stored: Checkpoint) -> None:
     training, losses = stored.training, [line["loss"] for line in stored.metrics]
     size = f"{num_params(stored.config):,} parameters, {shape_of(stored.config)}"
     print_line("Model", f"{size}, {count(stored.config.vocab_size, 'token')}")
-    entries = count(training.corpus.num_docs, "entry")
+    entries, unique = count(training.corpus.num_docs, "entry"), training.corpus.num_different
+    if unique not in (None, training.corpus.num_docs):
+        entries += f", {unique:,} unique"
     print_line("Data", f"{training.corpus.source}: {entries}")
     base, tuning, blend = training.get("init_from"), training.tuning, training.blend
     if base:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import (
@@ -16,6 +17,7 @@ from kamon.cli.output import (
     padded,
     print_json,
     print_marked,
+    say_hint,
     say_left_out,
     say_notes,
     say_unfinished,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from kamon.generation.constraints import SampleResult
     from kamon.model import Conditions, Model
 
+MAX_LOOKED_AT = 1_000_000  # entries in which to look for a prefix in another case
+
 EXAMPLES = """\
 kamon sample names -n 10
 kamon sample names --prefix mar --max-len 7
@@ -52,7 +56,7 @@ OPTIONS = {
 }
 CONDITIONS = {
     "--prompt TEXT": "follow the prompt TEXT, for a model of `kamon sft`",
-    "--prefix P": "begin with P",
+    "--prefix P": "begin with P: upper and lower case differ, as in all conditions",
     "--min-len N": "have at least N characters",
     "--max-len N": "have at most N characters: longer samples are dropped, not cut",
     "--top-k K": "sample from the K most likely tokens only",
@@ -65,7 +69,8 @@ CONDITIONS = {
 DETAILS = {
     "--details": "add tab-separated columns: log-probability in nats, and whether the sample is in "
     "the list",
-    "--nearest": "like --details, with the most similar entry of the list and its similarity",
+    "--nearest": "like --details, with the most similar entry of the list and its similarity, "
+    "whatever their case",
 }
 
 
@@ -131,6 +136,8 @@ def run(args: Args) -> int:
             num = f"{num_empty:,} of {len(result.texts):,}"
             warn(f"{num} samples are empty")
     say_left_out(result, n, "--copies")
+    if not is_text:
+        say_other_case(model, conditions)
     return 0 if result.texts or not n else 1
 
 
@@ -139,6 +146,20 @@ def new_entries(model: Model) -> Conditions:
     if model.writes_text:
         return {}
     return {"novel": not model.training.corpus.packed, "unique": True}
+
+
+def say_other_case(model: Model, conditions: dict[str, Any]) -> None:
+    """Print a hint if entries begin or end as asked, but only in another case."""
+    for name, verb in (("prefix", "begin"), ("suffix", "end")):
+        given = model.tokenizer.normal(conditions.get(name, ""))
+        if not given or len(model.docs) > MAX_LOOKED_AT:
+            continue
+        part = slice(len(given)) if name == "prefix" else slice(-len(given), None)
+        parts = Counter(doc[part] for doc in model.docs if doc[part].lower() == given.lower())
+        if parts and given not in parts:
+            ((other, number),) = parts.most_common(1)
+            others = f'{number:,} {verb}{"s" * (number == 1)} with "{other}"'
+            say_hint(f'no entry of the list {verb}s with "{given}", {others}')
 
 
 def left_out_json(result: SampleResult) -> dict[str, int]:

@@ -4,9 +4,12 @@ For each line of input, Kamon prints these columns, with tabs between them in a 
 
   bits/char   surprisal in bits per character, with the end as one character
   logprob     log probability in nats
-  percentile  percentage of the validation set with at least this surprisal
-  char        least likely character, or "end"
+  percentile  share of the validation entries that are at least as unusual: 0 is the most unusual
+  reason      the most unusual thing, such as "unknown Q" or "unlikely b after Bo"
   text        the line
+
+A line that the model cannot make has an unknown character, or is too long. Its surprisal is
+infinite. With --top such lines come first, those with the most unknown characters at the top.
 
 With fewer than 10 validation entries, the percentile is of the whole list. Kamon trims lines and
 skips blank ones. It reads any number of lines in bounded memory.
@@ -15,9 +18,10 @@ skips blank ones. It reads any number of lines in bounded memory.
 from __future__ import annotations
 
 import heapq
+import math
 import sys
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, compress, islice
 from operator import itemgetter, ne
 from typing import TYPE_CHECKING
 
@@ -41,7 +45,11 @@ if TYPE_CHECKING:
     from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
 
-HEADS = f"{'bits/char':>9} {'logprob':>9} {'percentile':>10}  {'char':6} text"
+REASON_WIDTH = 26
+MAX_BEFORE = 8  # characters that "unlikely b after Bo" shows before the unlikely one
+MIN_FINE = 50  # validation entries that make a percentile finer than 2%
+MAX_NAMED = 5  # unknown characters of a line, or lines that were left out
+HEADS = f"{'bits/char':>9} {'logprob':>9} {'percentile':>10}  {'reason':{REASON_WIDTH}} text"
 
 OPTIONS = {
     "DIR": "directory of the model",
@@ -50,9 +58,9 @@ OPTIONS = {
 SELECTION = {
     "--top N": "print only the N lines with the largest surprisal, the largest first",
     "--threshold BITS": "print only lines with at least BITS bits per character",
-    "--unknown {error,skip,replace,zero}": "lines with unknown characters: error stops, skip drops "
-    "them, replace scores the closest known characters (e for É), zero gives probability 0, also "
-    "to lines that are too long [default: error]",
+    "--unknown {zero,skip,replace,error}": "lines with unknown characters: zero gives probability "
+    "0, also to lines that are too long, skip drops them, replace scores the closest known "
+    "characters (e for É), error stops [default: zero]",
     "--json": "print one JSON object per line, with null for numbers that are not finite",
 }
 EXAMPLES = """\
@@ -65,7 +73,7 @@ echo xqzz | kamon score names                # one entry
 def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS, file="-")
     add_reading(parser)
-    options(parser, SELECTION, unknown="error")
+    options(parser, SELECTION, unknown="zero")
     add_engine(parser)
 
 
@@ -83,27 +91,30 @@ def run(args: Args) -> int:
     scale = PercentileScale.of(model, args.unknown)
     counts = Counts()
     headed = args.json or not sys.stdout.isatty()
-    top: list[tuple[float, str]] = []  # the least likely lines so far, with their bits
+    top: list[tuple[Rank, str]] = []  # the least likely lines so far
     for lines in stream_entries(args.file, **reading(args), on_note=say):
         scores = score_lines(args, model, lines, counts)
-        least = top[-1][0] if len(top) == args.top else args.threshold
+        least = top[-1][0][0] if len(top) == args.top else args.threshold
         if least is not None:
             scores = scores.select([bits >= least for bits in scores.bits_per_char])
         if not headed:
+            say_compared(scale)
             say(HEADS)
             headed = True
         if not args.json:
             counts.broken += sum(map(has_line_end, scores.texts))
-        rows = json_rows(scores, scale) if args.json else text_rows(scores, scale)
+        make_rows = json_rows if args.json else text_rows
+        rows = make_rows(scores, scale, reasons(model, scores))
         if args.top is not None:
-            both = chain(top, zip(scores.bits_per_char, rows, strict=True))
+            both = chain(top, zip(ranks(model, scores), rows, strict=True))
             top = heapq.nlargest(args.top, both, key=itemgetter(0))
         elif rows:
             print("\n".join(rows), flush=True)
     for _, row in top:
         print(row)
     say_counts(args, model, counts)
-    say_compared(scale)
+    if args.json or not sys.stdout.isatty():
+        say_compared(scale)
     return 0 if counts.scored else 1
 
 
@@ -119,29 +130,31 @@ class Counts:
     long: int = 0
     impossible: int = 0  # with an unknown character, so of probability 0
     broken: int = 0  # with a line end inside
+    left_out: list[int] = field(default_factory=list)  # the first few
 
 
 def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of the lines that are not blank, and add to the counts."""
     from kamon.data.readers import MAX_LINE, name_of
-    from kamon.data.tables import format_of
     from kamon.evaluation.score import score_list
 
-    texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
+    stripped = [line[:MAX_LINE].strip() for line in lines]
+    texts = list(filter(None, stripped))
     try:
         scores = score_list(model.language_model, model.tokenizer, texts, unknown=args.unknown)
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
-        table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
         message = error.message.partition(": ")[2]  # without "text N"
         hint = (
             "--unknown zero gives such lines probability 0, skip drops them, "
             "replace scores the closest known characters"
         )
         raise TokenizerError(
-            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {message}",
+            f"{name_of(args.file)}, {line_or_record(args)} {place}: {message}",
             f"{error.hint}, or use an option: {hint}" if error.hint else hint,
         ) from None
+    if len(scores.texts) < len(texts):
+        note_left_out(model.tokenizer, stripped, counts, replace=args.unknown == "replace")
     counts.lines += len(lines)
     counts.texts += len(texts)
     counts.scored += len(scores.scored)
@@ -155,6 +168,25 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
     return scores
 
 
+def note_left_out(tokenizer: Tokenizer, lines: list[str], counts: Counts, *, replace: bool) -> None:
+    """Add the numbers of the first few lines that were left out to `counts`."""
+
+    def scored(line: str) -> str:
+        return tokenizer.normal(tokenizer.replace_unknown(line) if replace else line)
+
+    numbers = (
+        n for n, line in enumerate(lines, counts.lines + 1) if tokenizer.unknown(scored(line))
+    )
+    counts.left_out += islice(numbers, MAX_NAMED + 1 - len(counts.left_out))
+
+
+def line_or_record(args: Args) -> str:
+    from kamon.data.tables import format_of
+
+    table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
+    return "record" if table else "line"
+
+
 def say_counts(args: Args, model: Model, counts: Counts) -> None:
     """Print what is special about the lines. Raise CorpusError if all are blank."""
     from kamon.data.readers import MAX_LINE, name_of
@@ -166,7 +198,10 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
     if counts.scored < counts.texts:
         why = " that have no close known character" if args.unknown == "replace" else ""
         lines = count(counts.texts - counts.scored, "line")
-        say(f"Left out {lines} with unknown characters{why}")
+        numbers = [f"{n:,}" for n in counts.left_out[:MAX_NAMED]]
+        numbers += ["…"] * (len(counts.left_out) > MAX_NAMED)
+        where = f"{line_or_record(args)} {', '.join(numbers)}"
+        say(f"Left out {lines} with unknown characters{why}: {where}")
     if counts.impossible:
         say(f"{count(counts.impossible, 'line')} with unknown characters: probability 0")
     if counts.replaced:
@@ -185,7 +220,8 @@ def say_compared(scale: PercentileScale) -> None:
     if scale.reference is None:
         warn("no percentiles: the model has no entries, and its packed corpus is gone")
     elif scale.reference == "validation":
-        say(f"Percentiles are among the {n} entries of the validation set")
+        coarse = f" (coarse: {n} are few)" if len(scale.bits) < MIN_FINE else ""
+        say(f"percentile: share of the {n} validation entries at least as unusual{coarse}")
     else:
         why = "because the validation set is too small"
         warn(f"percentiles are among {n} entries of the list, {why}: new entries get low ones")
@@ -197,27 +233,73 @@ def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
     return next(n for n, line in enumerate(lines, 1) if tokenizer.unknown(normal(line.strip())))
 
 
-def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
-    surprising = scores.surprising()
-    shown = {char: one_line(char) or "end" for char in set(surprising)}
+def reasons(model: Model, scores: Scores) -> list[str]:
+    """Return what makes each line unusual, such as "unlikely b after Bo"."""
+    tokenizer = model.tokenizer
+    unknown = tokenizer.unknown("".join(scores.scored))
+    too_long = f"longer than {model.config.block_size - 1} {tokenizer.unit}s"
+    found = []
+    columns = scores.scored, scores.surprises, scores.logprobs, scores.cut
+    for text, place, logprob, cut in zip(*columns, strict=True):
+        if logprob == -math.inf and cut:
+            found.append(too_long)
+        elif unknown and not unknown.isdisjoint(text):
+            chars = list(dict.fromkeys(filter(unknown.__contains__, text)))
+            more = ["…"] * (len(chars) > MAX_NAMED)
+            found.append(one_line(f"unknown {' '.join(chars[:MAX_NAMED] + more)}"))
+        else:
+            before = text[:place]
+            if len(before) > MAX_BEFORE:
+                before = "…" + before[1 - MAX_BEFORE :]
+            where = f"after {before}" if before else "at the start"
+            found.append(one_line(f"unlikely {text[place : place + 1] or 'end'} {where}"))
+    return found
+
+
+Rank = tuple[float, int, float]
+
+
+def ranks(model: Model, scores: Scores) -> list[Rank]:
+    """Return (bits, number of unknown characters, bits of the other characters) of each line.
+
+    The last two only matter, and are only computed, for lines of infinite surprisal.
+    """
+    from kamon.evaluation.score import score_list
+
+    infinite = [bits == math.inf for bits in scores.bits_per_char]
+    texts = list(compress(scores.scored, infinite))
+    unknown = model.tokenizer.unknown("".join(texts))
+    rest = ["".join(char for char in text if char not in unknown) for text in texts]
+    # The characters around an unknown one may be one unknown character in NFC: that is left out.
+    scored = score_list(model.language_model, model.tokenizer, rest, unknown="skip")
+    bits_of = dict(zip(scored.indices, scored.bits_per_char, strict=True))
+    ties = (
+        (math.inf, len(text) - len(known), bits_of.get(number, math.inf))
+        for number, (text, known) in enumerate(zip(texts, rest, strict=True))
+    )
+    finite = ((bits, 0, bits) for bits in scores.bits_per_char)
+    return [next(ties) if tie else row for tie, row in zip(infinite, finite, strict=True)]
+
+
+def text_rows(scores: Scores, scale: PercentileScale, why: list[str]) -> list[str]:
     given = scores.texts
     if not "".join(given).isprintable():  # some need escapes: one check of all is much faster
         given = list(map(entry_line, given))
     shares = scale.percentiles(scores.bits_per_char)
     percentiles = ["-" if share is None else f"{share:.1f}" for share in shares]
-    rows = zip(scores.bits_per_char, scores.logprobs, percentiles, surprising, given, strict=True)
+    rows = zip(scores.bits_per_char, scores.logprobs, percentiles, why, given, strict=True)
     if sys.stdout.isatty():
         return [
-            f"{bits:9.3f} {logprob:9.3f} {percentile:>10}  {padded(shown[char], 6)} {text}"
-            for bits, logprob, percentile, char, text in rows
+            f"{bits:9.3f} {logprob:9.3f} {percentile:>10}  {padded(reason, REASON_WIDTH)} {text}"
+            for bits, logprob, percentile, reason, text in rows
         ]
     return [
-        f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{shown[char]}\t{text}"
-        for bits, logprob, percentile, char, text in rows
+        f"{bits:.3f}\t{logprob:.3f}\t{percentile}\t{reason}\t{text}"
+        for bits, logprob, percentile, reason, text in rows
     ]
 
 
-def json_rows(scores: Scores, scale: PercentileScale) -> list[str]:
+def json_rows(scores: Scores, scale: PercentileScale, why: list[str]) -> list[str]:
     columns = {
         "text": scores.texts,
         "scored": scores.scored,
@@ -227,6 +309,7 @@ def json_rows(scores: Scores, scale: PercentileScale) -> list[str]:
         "compared_with": [scale.reference] * len(scores.texts),
         "surprise": scores.surprises,
         "surprising": [char or None for char in scores.surprising()],
+        "reason": why,
         "cut": scores.cut,
     }
     rows = zip(*columns.values(), strict=True)

@@ -3,9 +3,9 @@
 Everything stays on this machine. Without DIR, the playground trains a small model on US first
 names. It saves models in the folder --save-to, and opens them again the next time.
 
-The printed address contains a token, so that nobody else can use the server. Set KAMON_TOKEN to
-choose the token, or turn it off with --no-token. Programs can use the same server:
-/api/v1/openapi.json describes its HTTP API.
+The printed address contains a token, so that nobody else can use the server. To choose the token,
+set KAMON_TOKEN to 16 or more letters and digits. --no-token turns it off. Programs can use the
+same server: /api/v1/openapi.json describes its HTTP API.
 """
 
 from __future__ import annotations

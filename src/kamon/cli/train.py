@@ -407,7 +407,10 @@ def say_trained(
         text = f"{held_out.loss:.3f} nats per token ({parts})"
         say(labelled("Validation loss", text))
         if held_out.over_fitted:
-            say_overfitted(model, held_out, best[1] if best else None)
+            step = f"step {held_out.best_step:,}"
+            say(f"Kept the model of {step}, which has the lowest validation loss")
+            if not blend and not training.get("init_from"):
+                warn_overfitting(model, held_out, best[1] if best else None)
 
 
 def best_ngram(model: Model) -> tuple[str, float] | None:
@@ -423,14 +426,13 @@ def best_ngram(model: Model) -> tuple[str, float] | None:
     return f"{order}-gram {loss:.3f}", loss
 
 
-def say_overfitted(model: Model, measured: ValidationRecord, ngram: float | None) -> None:
-    """Print which checkpoint Kamon kept, and what may help a GPT without an n-gram."""
-    hint = None
-    if not model.training.blend and not model.training.get("init_from"):
-        hint = None if model.config.dropout else "try --dropout 0.3"
-        if ngram is not None and ngram < measured.loss:
-            hint = f"{hint or 'use a longer list'}: the n-gram predicts better than the model"
-    warn(f"overfitting after step {measured.best_step:,}: Kamon kept that checkpoint", hint)
+def warn_overfitting(model: Model, measured: ValidationRecord, ngram: float | None) -> None:
+    """Print what may help a GPT without an n-gram, if anything."""
+    hint = None if model.config.dropout else "try --dropout 0.3"
+    if ngram is not None and ngram < measured.loss:
+        hint = f"{hint or 'use a longer list'}: the n-gram predicts better than the model"
+    if hint:
+        warn(f"overfitting after step {measured.best_step:,}", hint)
 
 
 def losses_of_parts(model: Model, losses: ValidationRecord | CrossValidationRecord) -> str:

@@ -73,26 +73,27 @@ def sample_infos(
 class NearestDocument:
     """Finds the document that is most similar to a text, or the first of several equal ones.
 
-    The similarity is that of `difflib.SequenceMatcher` without autojunk: twice the characters in
-    common blocks, divided by the characters of both. Two upper bounds save most of the work: the
-    length of the longest common subsequence, and the number of characters that occur in the text
-    at all.
+    Upper and lower case count as the same, but a document that equals the text comes first. The
+    similarity is that of `difflib.SequenceMatcher` without autojunk: twice the characters in common
+    blocks, divided by the characters of both. Two upper bounds save most of the work: the length of
+    the longest common subsequence, and the number of characters that occur in the text at all.
 
     Raises: ValueError for a document with NUL, which `kamon.data.corpus` does not allow.
     """
 
     def __init__(self, docs: Sequence[str]) -> None:
         self.docs = docs
-        self.joined = "".join([doc + NUL for doc in docs])
-        self.lengths = list(map(len, docs))
+        self.joined = "".join([doc.lower() + NUL for doc in docs])
+        self.lengths = [len(doc.lower()) for doc in docs]
         if self.joined.count(NUL) != len(self.lengths):
             raise ValueError("a document contains a NUL character, which separates documents")
         self.chars = set(self.joined) - {NUL}
 
-    def __call__(self, text: str) -> tuple[str, float]:
+    def __call__(self, given: str) -> tuple[str, float]:
         """Return (document, similarity from 0 to 1), or ("", 0.0) without a shared character."""
         from difflib import SequenceMatcher
 
+        text = given.lower()
         size = len(text)
         foreign = dict.fromkeys(map(ord, self.chars.difference(text)))
         shared = self.joined.translate(foreign).split(NUL)[:-1]  # without foreign characters
@@ -109,9 +110,12 @@ class NearestDocument:
             both = size + sizes[1]
             for place in alike[sizes]:
                 bound = 2.0 * common_subsequence(masks, shared[place]) / both
-                if bound < similarity or (bound == similarity and place > best):
+                if bound < similarity or (bound == similarity and place > best and bound < 1):
                     continue
-                matcher.set_seq1(self.docs[place])
+                doc = self.docs[place]
+                if doc == given:
+                    return doc, 1.0
+                matcher.set_seq1(doc.lower())
                 ratio = matcher.ratio()
                 if ratio > similarity or (ratio == similarity and place < best):
                     best, similarity = place, ratio

@@ -392,8 +392,11 @@ function showTraining(what) {
   }
 }
 
-/** Loads the trainings and models from the server, and opens the view. */
-async function start() {
+/**
+ * Loads the trainings and models from the server, and opens the view.
+ * @param {boolean} [first]  whether the page was just loaded
+ */
+async function start(first = false) {
   try {
     const jobs = await api.jobs();
     for (const job of jobs) lists.set(job.id, job.source);
@@ -403,6 +406,9 @@ async function start() {
     const shown = jobs.find((job) => job.id === id) ?? own ?? (id === undefined ? newest : null);
     watched.follow(shown && (await api.job(shown.id)));
     await refresh();
+    const asked = state.read();
+    // `kamon serve DIR` has a model to use, and no training to watch.
+    if (first && !asked.view && !asked.job && !jobs.length && models.length) state.change({ view: "generate" });
   } catch (error) {
     replaceContent(root);
     fail(error);
@@ -456,4 +462,4 @@ function setUp() {
 }
 
 setUp();
-start();
+start(true);

@@ -181,7 +181,7 @@ export class RunPanel {
         ["seconds", `${fixed(job.seconds, 1)}${job.budget === null ? "" : ` of ${job.budget}`}`],
         ["validation loss, nats per token", fixed(job.best ? job.best.validation_loss : validation?.[1], 3)],
         ["training loss, nats per token", job.losses.length ? fixed(lastMean(job.losses), 3) : "–"],
-        ["entries", count(job.num_docs)],
+        ["unique entries", count(job.num_docs)],
         ["parameters", count(job.num_params)],
         ["started from", job.num_params ? (job.init_from ?? "random") : "–"],
       ]),

@@ -32,7 +32,7 @@ function stateOf(job) {
 /** @param {ModelInfo} model */
 function factsOf(model) {
   const losses = lossesOf(model, 2);
-  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} entries${losses && ` · validation loss ${losses}`}`;
+  return `${model.saved ? "saved" : "not saved"} · ${count(model.num_docs)} unique entries${losses && ` · validation loss ${losses}`}`;
 }
 
 export class ShelfPanel {
@@ -103,7 +103,7 @@ export class ShelfPanel {
         { href: address({ view: "train", job: job.id }, {}) },
         `${inline(job.source, 40)} (${job.id.slice(4, 8)})`,
       ),
-      h("span", { class: "quiet" }, job.num_docs ? `${state} · ${count(job.num_docs)} entries` : state),
+      h("span", { class: "quiet" }, job.num_docs ? `${state} · ${count(job.num_docs)} unique entries` : state),
       h(
         "span",
         { class: "buttons" },
