@@ -1,6 +1,6 @@
 """Measure the steps from microGPT to GPT-2, one change at a time, on a list of names.
 
-    python gpt2.py                    # all rows, three seeds each: about twelve minutes on one core
+    python gpt2.py                    # all rows, three seeds each: about eleven minutes on one core
     python gpt2.py --seeds 1          # one seed
     python gpt2.py --row attention    # only the rows with this word
 
