@@ -22,9 +22,9 @@
 # [scalar.py](../src/kamon/engines/scalar.py). Read it beside this notebook. Its 470 lines are all
 # that you need to train a GPT.
 #
-# **To run it:** install Kamon from a checkout, type `pip install "kamon[notebook]" jupyterlab` there,
-# and then `jupyter lab docs/walkthrough.ipynb`. In an editor that supports notebooks you do not need
-# jupyterlab. All of it takes about a minute.
+# **To run it:** in the checkout, type `pip install "kamon[notebook]" jupyterlab`, and then `jupyter
+# lab docs/walkthrough.ipynb`. In an editor that supports notebooks you do not need jupyterlab. All
+# of it takes about a minute.
 #
 # **Exercises:** each chapter ends with three. Replace each `None` by your answer and run the cell.
 # The folded cell after it has the right answers and the reasons.
