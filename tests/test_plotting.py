@@ -154,7 +154,7 @@ def test_the_attention_is_drawn(model: Model) -> None:
 def test_attention_of_any_shape(num_layers: int, num_heads: int, size: int) -> None:
     rows = [[1 / (t + 1)] * (t + 1) + [0.0] * (size - t - 1) for t in range(size)]
     figure = plotting.draw_attention(
-        Attention("x" * (size - 1), ["x"] * (size - 1), [[rows] * num_heads] * num_layers)
+        Attention("x" * (size - 1), ["BOS", *"x" * (size - 1)], [[rows] * num_heads] * num_layers)
     )
     assert max(figure.get_size_inches()) < 50
     assert plotting.render(figure)
@@ -197,7 +197,9 @@ def test_odd_characters() -> None:
         assert text in shown
     assert plotting.render(figure, "png")
     row = [1.0] + [0.0] * len(ODD)
-    assert plotting.render(plotting.draw_attention(Attention(ODD, list(ODD), [[[row] * len(row)]])))
+    assert plotting.render(
+        plotting.draw_attention(Attention(ODD, ["BOS", *ODD], [[[row] * len(row)]]))
+    )
 
 
 def test_a_character_is_itself_where_a_font_has_it() -> None:
@@ -215,7 +217,7 @@ def test_a_character_is_itself_where_a_font_has_it() -> None:
 def test_another_font_is_asked(char: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """matplotlib brings a second font, which has these and is taken only where it is named."""
     rows = [[1.0, 0.0], [0.5, 0.5]]
-    attention = Attention(char, [char], [[rows]])
+    attention = Attention(char, ["BOS", char], [[rows]])
     monkeypatch.setattr(plotting, "FONTS", ())
     assert f"U+{ord(char):04X}" in texts(plotting.draw_attention(attention))
     monkeypatch.setattr(plotting, "FONTS", ("No Such Font", "STIXSizeOneSym", "STIXGeneral"))
@@ -300,7 +302,12 @@ def test_the_text_decides_what_is_attended_to(kamon: Kamon) -> None:
     found = kamon("plot", "m", "--kind", "attention", "--text", "bola", "--json").json
     assert list(found) == ["directory", "attention"]
     expected = introspection.attention_weights(load("m"), "bola")
-    assert found["attention"] == {"text": "bola", "pieces": list("bola"), "weights": expected}
+    assert found["attention"] == {
+        "text": "bola",
+        "pieces": ["<|bos|>", *"bola"],
+        "weights": expected,
+    }
+    assert len(found["attention"]["pieces"]) == len(expected[0][0])
     argv = ["plot", "m", "--kind=attention", "-o"]
     for text in ("bola", "bolo"):
         assert kamon(*argv, f"{text}.svg", "--text", text).code == 0

@@ -103,7 +103,8 @@ def metadata(wheel: Path) -> Message:
 
 def expected_files() -> set[str]:
     """What of the package must be installed: each module and what modules read."""
-    files = [*PACKAGE.rglob("*.py"), *PACKAGE.glob("data/*.xz"), *PACKAGE.glob("web/static/*")]
+    data = [*PACKAGE.glob("data/*.xz"), *PACKAGE.glob("data/*.txt")]
+    files = [*PACKAGE.rglob("*.py"), *data, *PACKAGE.glob("web/static/*")]
     return {path.relative_to(PACKAGE.parent).as_posix() for path in [*files, PACKAGE / "py.typed"]}
 
 

@@ -1,7 +1,8 @@
 """Measure the steps from microGPT to GPT-2, one change at a time, on a list of names.
 
-    python gpt2.py              # all rows, three seeds each: about ten minutes on one core
-    python gpt2.py --seeds 1    # one seed
+    python gpt2.py                    # all rows, three seeds each: about eleven minutes on one core
+    python gpt2.py --seeds 1          # one seed
+    python gpt2.py --row attention    # only the rows with this word
 
 Every row trains the same way on the same names. Only the named part of the model changes.
 """
@@ -34,6 +35,8 @@ ROWS = {  # what differs from microGPT
     "dropout 0.1": {"dropout": 0.1},
     "sinusoidal positions": {"positions": "sinusoidal"},
     "no positions": {"positions": "none"},
+    "uniform attention": {"attention": "uniform"},
+    "no attention": {"attention": "none"},
     "1 layer": {"n_layer": 1},
     "4 layers": {"n_layer": 4},
     "GPT-2: the first seven together": {
@@ -64,23 +67,32 @@ def sinusoids(length, width):
 class Layer(nn.Module):
     """Attention and a small network, each added to what came in."""
 
-    def __init__(self, make_norm, bias, act, dropout):
+    def __init__(self, make_norm, bias, act, dropout, attention):
         super().__init__()
         self.norm1, self.norm2 = make_norm(), make_norm()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=bias)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=bias)
+        self.attention = attention
+        if attention != "none":
+            # Without weights to compute, uniform attention needs only the values.
+            parts = 3 if attention == "learned" else 1
+            self.qkv = nn.Linear(WIDTH, parts * WIDTH, bias=bias)
+            self.out = nn.Linear(WIDTH, WIDTH, bias=bias)
         self.fc1 = nn.Linear(WIDTH, 4 * WIDTH, bias=bias)
         self.fc2 = nn.Linear(4 * WIDTH, WIDTH, bias=bias)
         self.act = {"relu": functional.relu, "gelu": functional.gelu}[act]
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
+    def attend(self, x):
+        if self.attention == "uniform":
+            return self.qkv(x).cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
         q, k, v = (
-            part.unflatten(-1, (N_HEAD, -1)).transpose(1, 2)
-            for part in self.qkv(self.norm1(x)).chunk(3, -1)
+            part.unflatten(-1, (N_HEAD, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1)
         )
         found = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
+        return found.transpose(1, 2).flatten(2)
+
+    def forward(self, x):
+        if self.attention != "none":
+            x = x + self.dropout(self.out(self.attend(self.norm1(x))))
         return x + self.dropout(self.fc2(self.act(self.fc1(self.norm2(x)))))
 
 
@@ -97,6 +109,7 @@ class Model(nn.Module):
         tied=False,
         dropout=0.0,
         positions="learned",
+        attention="learned",
         n_layer=2,
     ):
         super().__init__()
@@ -111,7 +124,9 @@ class Model(nn.Module):
             fixed = sinusoids(BLOCK_SIZE, WIDTH) * 0.1  # as large as an embedding
             self.register_buffer("wpe", fixed if positions == "sinusoidal" else fixed * 0)
         self.embedding_norm = make_norm() if embedding_norm else nn.Identity()
-        self.layers = nn.ModuleList(Layer(make_norm, bias, act, dropout) for _ in range(n_layer))
+        self.layers = nn.ModuleList(
+            Layer(make_norm, bias, act, dropout, attention) for _ in range(n_layer)
+        )
         self.final_norm = make_norm() if final_norm else nn.Identity()
         self.lm_head = nn.Linear(WIDTH, VOCAB_SIZE, bias=False)
         if tied:
@@ -177,11 +192,15 @@ def validation_loss(model, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = range(parser.parse_args().seeds)
+    parser.add_argument("--row", default="")
+    args = parser.parse_args()
+    seeds = range(args.seeds)
     torch.set_num_threads(1)
     training, validation = map(tensor_of, map(list, split(names())))
     print(f"{'':32}parameters   validation loss   seconds")
     for title, options in ROWS.items():
+        if args.row not in title:
+            continue
         started = time.process_time()
         losses = []
         for seed in seeds:

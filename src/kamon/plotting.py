@@ -251,7 +251,7 @@ def draw_attention(attention: Attention) -> Figure:
     """
     num_layers, num_heads = len(attention.weights), len(attention.weights[0])
     has_glyph = glyph_finder()
-    names = ["BOS", *(shown(piece, has_glyph) for piece in attention.pieces)]
+    names = ["BOS", *(shown(piece, has_glyph) for piece in attention.pieces[1:])]
     size = len(names)
     turned = 90 if max(map(len, names[1:]), default=1) > 2 else 0
     side = min(max(0.25 * size, 1.6), 13 / num_heads, 40 / num_layers)  # of a square, in inches

@@ -33,7 +33,7 @@ from helpers.engines import (
     rounded,
 )
 from kamon.config import Config
-from kamon.data import corpus
+from kamon.data import builtin, corpus
 from kamon.engines.base import Engine, StepPlan, initial_state
 from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import EngineSpec, make_engine
@@ -610,14 +610,26 @@ def test_reproduce_says_whether_that_is_the_original(
     tmp_path: Path, kamon: Callable[..., Result]
 ) -> None:
     same = kamon("reproduce", "--input", original.NAMES)
-    assert same.err == "Same as the original: the last loss (2.6497) and all 20 names\n"
+    assert re.fullmatch(
+        r"Engine: native, float64\nSame as the original: all 1,000 losses "
+        r"\(largest difference \d\.\de-1[0-9]\) and all 20 names\n",
+        same.err,
+    )
+    single = kamon("reproduce", "--input", original.NAMES, "--dtype=float32").err
+    assert single.startswith("Engine: native, float32\nSame as the original: all 1,000 losses (")
     other = tmp_path / "other.txt"  # of as many lines
     other.write_text("\n".join(reversed(original.NAMES.read_text().split())))
     assert (
-        "warning: not the same as the original, whose last loss is 2.6497 and whose names are "
+        "warning: not the same as the original: its losses differ by up to "
         in kamon("reproduce", "--input", other).err
     )
-    assert kamon("reproduce", "--input", original.NAMES, "--seed=1", "--num-steps=2").err == ""
+    short = kamon("reproduce", "--input", original.NAMES, "--seed=1", "--num-steps=2").err
+    assert short == "Engine: native, float64\n"
+
+
+@pytest.mark.skipif(bool(original.why_not(original.TRACE)), reason=original.why_not(original.TRACE))
+def test_the_losses_that_reproduce_compares_with_are_the_originals() -> None:
+    assert builtin.original_losses() == json.loads(original.TRACE.read_text())["losses"]
 
 
 def test_engine_choices() -> None:

@@ -469,7 +469,7 @@ def test_without_torch(
     monkeypatch.setitem(sys.modules, "torch", None)
     refused = kamon("train", names, "-o", names.parent / "m", "--engine=torch")
     assert refused.code == 2
-    assert "the torch engine needs torch\nhint: pip install 'kamon[torch]'" in refused.err
+    assert 'the torch engine needs torch\nhint: pip install "kamon[torch]"' in refused.err
 
 
 def test_a_model_directory_is_that_of_every_engine(

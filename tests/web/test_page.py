@@ -565,9 +565,9 @@ def test_look_inside_by_keys(watched: Watched) -> None:
     assert page.locator("svg .row.here").get_attribute("data-key") == "2"
     assert page.inner_text(".tokens .here .piece") == "a"
     assert page.locator("svg .point.lit text").first.text_content() == "a"
-    page.get_by_role("button", name="Head 1").focus()
+    page.get_by_role("button", name="Head 2").focus()
     watched.keys("Enter")
-    assert "head 1" in page.locator(".told").first.inner_text()
+    assert "head 2" in page.locator(".told").first.inner_text()
 
 
 def test_a_graph_hands_its_gradient_on_as_the_engine_does(watched: Watched) -> None:

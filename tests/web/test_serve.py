@@ -260,7 +260,7 @@ def test_without_the_extra(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> Non
         found = kamon("serve")
         assert (found.code, found.out) == (2, "")
         assert f"the playground needs {name}\n" in found.err
-        assert "hint: install it with `pip install 'kamon[web]'`\n" in found.err
+        assert 'hint: install it with `pip install "kamon[web]"`\n' in found.err
 
 
 def test_the_address_is_the_result(folder: Path) -> None:

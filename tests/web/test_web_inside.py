@@ -190,10 +190,13 @@ def test_the_map_is_that_of_inside(char: Model, bpe: Model, text: Model) -> None
 def test_sources_are_lines_of_the_code(char: Model, bpe: Model) -> None:
     for model in (char, bpe):
         sources = traced(model, "b").sources | embedding_map(model, LIMITS).sources
-        assert {"tokens", "embeddings", "attention", "surprise", "ngram"} <= sources.keys()
+        assert {"tokens", "embeddings", "qkv", "weights", "attention", "surprise", "ngram"} <= {
+            *sources
+        }
         for source in sources.values():
             line = (ROOT / source.file).read_text(encoding="utf-8").splitlines()[source.line - 1]
             assert line.strip().startswith(f"def {source.function.rpartition('.')[2]}(")
+        assert sources["embeddings"].function == "embed"
         assert sources["attention"].file == "kamon/engines/scalar.py"
         assert sources["tokens"].function == f"{type(model.tokenizer).__name__}.encode"
 

@@ -47,7 +47,7 @@ def check_terminal() -> None:
     except ImportError:
         raise ConfigError(
             "--interactive needs prompt_toolkit",
-            "install it with `pip install 'kamon[interactive]'`",
+            'install it with `pip install "kamon[interactive]"`',
         ) from None
 
 

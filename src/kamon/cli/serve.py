@@ -52,7 +52,7 @@ def run(args: Args) -> int:
         raise ConfigError("DIR, --save-to and --allow-host need a name, not an empty one")
     for name in ("fastapi", "uvicorn"):
         if find_spec(name) is None:
-            hint = "install it with `pip install 'kamon[web]'`"
+            hint = 'install it with `pip install "kamon[web]"`'
             raise ConfigError(f"the playground needs {name}", hint)
     from kamon.web.limits import Limits, with_options
     from kamon.web.server.address import listen

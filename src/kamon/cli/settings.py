@@ -18,7 +18,7 @@ Group = argparse._ActionsContainer  # a parser or a group of it
 ENGINE_OPTIONS = {
     f"--engine {{{','.join(ENGINES)}}}": "engine that computes [default: native if it is compiled]",
     f"--dtype {{{','.join(DTYPES)}}}": "number format: scalar has only float64, and only torch has "
-    "bfloat16 [default: float32, or float64 for scalar]",
+    "bfloat16 [default: {dtype}]",
     "--threads N": "CPU cores to use [default: all]",
     f"--device {{{','.join(DEVICES)}}}": "device of the torch engine [default: auto, a GPU "
     "if there is one]",
@@ -37,8 +37,11 @@ def add_json(parser: Group) -> None:
     option(parser, "--json", "print one JSON object on stdout")
 
 
-def add_engine(parser: Group) -> None:
-    options(parser, ENGINE_OPTIONS)
+def add_engine(parser: Group, dtype: str = "float32, or float64 for scalar") -> None:
+    """Add the options of the engine. dtype: the default of --dtype in words."""
+    options(
+        parser, {usage: help.replace("{dtype}", dtype) for usage, help in ENGINE_OPTIONS.items()}
+    )
 
 
 def chosen_engine(args: Args) -> dict[str, Any]:

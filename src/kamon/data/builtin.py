@@ -62,6 +62,14 @@ def names_original() -> bytes:
     return content
 
 
+def original_losses() -> list[float]:
+    """Return the losses of the original's 1,000 steps on `names_original`, in nats per token."""
+    from importlib import resources
+
+    text = resources.files("kamon").joinpath("data/original_losses.txt").read_text("ascii")
+    return [float(line) for line in text.splitlines()]
+
+
 def is_original(content: bytes) -> bool:
     return hashlib.sha256(content).hexdigest() == ORIGINAL_SHA256
 
@@ -82,7 +90,8 @@ def fetch_original(cached: Path) -> bytes:
         return answer
     raise CorpusError(
         f"cannot download {NAMES_ORIGINAL}: {answer}",
-        f"download {ORIGINAL_URL} yourself and save it as {cached}, or give your copy as the input",
+        f"download {ORIGINAL_URL} yourself and save it as {cached}, or give your copy, "
+        "as in `kamon reproduce --input names.txt`",
     )
 
 

@@ -195,7 +195,7 @@ def get_group() -> ProcessGroup:
     except ModuleNotFoundError:
         raise ConfigError(
             "training in several processes needs torch",
-            "pip install 'kamon[torch]', or start one process",
+            'pip install "kamon[torch]", or start one process',
         ) from None
     backend = "cpu:gloo"
     if torch.cuda.is_available():

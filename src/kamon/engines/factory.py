@@ -144,7 +144,7 @@ def make_torch(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
-        raise ConfigError("the torch engine needs torch", "pip install 'kamon[torch]'") from None
+        raise ConfigError("the torch engine needs torch", 'pip install "kamon[torch]"') from None
     from kamon.engines.distributed import get_group
 
     shapes = parameter_shapes(config)

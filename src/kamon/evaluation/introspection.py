@@ -283,7 +283,7 @@ class Attention:
     """The attention of each head while the model reads BOS and a text.
 
     Attributes:
-        pieces: the text of each token.
+        pieces: the text of each token, BOS first (T).
         weights: the result of `attention_weights`.
     """
 
@@ -308,7 +308,8 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]
     weights = attention_weights(model, text)
-    pieces = list(map(model.tokenizer.token_text, model.tokenizer.encode(text)))
+    tokenizer = model.tokenizer
+    pieces = list(map(tokenizer.token_text, [tokenizer.bos, *tokenizer.encode(text)]))
     return Attention(text, pieces, weights)
 
 

@@ -70,7 +70,7 @@ def export(model: Model | str | Path | Checkpoint, format: Format, *, blend: boo
             if (error.name or "").partition(".")[0] != "onnx":
                 raise
             raise ConfigError(
-                "ONNX files need the package onnx", "install it with pip install 'kamon[onnx]'"
+                "ONNX files need the package onnx", 'install it with pip install "kamon[onnx]"'
             ) from None
         return to_onnx(model)
     raise ConfigError(f"unknown format {format!r}", f"choose from {', '.join(FORMATS)}")

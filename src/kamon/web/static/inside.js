@@ -160,7 +160,7 @@ class InsideView {
         "p",
         {},
         ...explained(
-          "Surprisal of each letter given the letters before it, in bits. Lower means the model predicted it better.",
+          "Surprisal of each letter given the letters before it, in bits. Lower means the model predicted it better. The losses are in nats, and 1 bit is 0.693 nats.",
         ),
       ),
       this.surprise.node,
@@ -286,7 +286,7 @@ class InsideView {
     for (const each of [this.parts, this.tokens]) each.hidden = false;
     this.row = trace.tokens.length - 1;
     replaceContent(this.tokenSources, sourceLine(trace.sources, "tokens"));
-    replaceContent(this.attentionSources, sourceLine(trace.sources, "attention"));
+    replaceContent(this.attentionSources, sourceLine(trace.sources, "qkv", "weights", "attention"));
     replaceContent(
       this.surpriseSources,
       sourceLine(trace.sources, "surprise", "ngram"),
@@ -340,12 +340,12 @@ async function firstText(model, signal) {
 function chooser(name, n, at, choose) {
   const presses = Array.from({ length: n }, (_, i) =>
     button(
-      String(i + 1),
+      String(i),
       () => {
         presses.forEach((each, j) => each.setAttribute("aria-pressed", String(i === j)));
         choose(i);
       },
-      { "aria-pressed": String(i === at), "aria-label": `${name} ${i + 1}` },
+      { "aria-pressed": String(i === at), "aria-label": `${name} ${i}` },
     ),
   );
   return h("div", { class: "chooser", role: "group", "aria-label": name }, h("span", {}, name), ...presses);

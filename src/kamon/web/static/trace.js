@@ -32,9 +32,17 @@ export function attentionSentence(trace, at) {
   const weights = weightsOf(trace, at);
   const best = weights.indexOf(Math.max(...weights));
   return (
-    `In layer ${at.layer + 1}, head ${at.head + 1}, “${labels[at.row]}” at position ${at.row} attends most to ` +
+    `In layer ${at.layer}, head ${at.head}, “${labels[at.row]}” at position ${at.row} attends most to ` +
     `“${labels[best]}” at position ${best}, with ${percent(weights[best] ?? 0)}.`
   );
+}
+
+/**
+ * Returns a surprisal with its unit, in the unit of the losses too.
+ * @param {number|null} x  in bits
+ */
+function bits(x) {
+  return x === null ? "–" : `${fixed(x)} bits (${fixed(x * Math.LN2)} nats)`;
 }
 
 /**
@@ -46,9 +54,9 @@ export function surpriseSentence(trace, row) {
   const target = trace.surprise[row];
   if (!target) return "";
   const next = target.text === "" ? "end" : `“${inline(visible(target.text))}”`;
-  const ngram = target.ngram === null ? "" : `, n-gram ${fixed(target.ngram)}`;
-  const blend = target.blend === null ? "" : `, blend ${fixed(target.blend)}`;
-  return `After “${inline(labelsOf(trace)[row])}”: ${next}. Surprisal in bits: GPT ${fixed(target.gpt)}${ngram}${blend}.`;
+  const ngram = target.ngram === null ? "" : `, n-gram ${bits(target.ngram)}`;
+  const blend = target.blend === null ? "" : `, blend ${bits(target.blend)}`;
+  return `After “${inline(labelsOf(trace)[row])}”: ${next}. Surprisal: GPT ${bits(target.gpt)}${ngram}${blend}.`;
 }
 
 /**
@@ -68,7 +76,7 @@ export function surpriseChart({ surprise, ngram_order }) {
       second: each.ngram ?? undefined,
       title: `${visible(each.text)}: ${fixed(each.gpt)} bits by the GPT${each.ngram === null ? "" : `, ${fixed(each.ngram)} by the n-gram`}`,
     })),
-    description: `Total surprisal, end included: GPT ${gpt.toFixed(2)} bits${blended ? `, blend ${blend.toFixed(2)} bits` : ""}.`,
+    description: `Total surprisal, end included: GPT ${bits(gpt)}${blended ? `, blend ${bits(blend)}` : ""}.`,
     behind: {
       head: ["Letter", "GPT, bits", "n-gram, bits", ...(blended ? ["blend, bits"] : [])],
       rows: surprise.map((each) => [

@@ -77,7 +77,7 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
         token_shares=planes.tokens.shares,
         positions=[PositionPoint(i, x, y) for i, (x, y) in enumerate(planes.positions.points)],
         position_shares=planes.positions.shares,
-        sources=sources_of(embeddings=scalar.gpt, axes=introspection.principal_plane),
+        sources=sources_of(embeddings=scalar.embed, axes=introspection.principal_plane),
     )
 
 
@@ -157,7 +157,9 @@ def trace(model: Model, text: str, limits: Limits, ngrams: NgramCache) -> Trace:
         no_ngram=no_ngram,
         sources=sources_of(
             tokens=type(tokenizer).encode,
-            attention=scalar.attention_weights,
+            qkv=scalar.qkv,
+            weights=scalar.attention_weights,
+            attention=scalar.attention,
             surprise=scalar.document_logprobs,
             ngram=Ngram.logprobs,
         ),
