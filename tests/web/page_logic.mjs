@@ -572,7 +572,10 @@ test("a trace is told in sentences", () => {
     trace.attentionSentence(TRACE, at),
     "In layer 0, head 0, “a” at position 1 attends most to “a” at position 1, with 70%.",
   );
-  assert.equal(trace.surpriseSentence(TRACE, 0), "After “◦”: “a”. Surprisal: GPT 1.50 bits (1.04 nats), n-gram 2.00 bits (1.39 nats).");
+  assert.equal(
+    trace.surpriseSentence(TRACE, 0),
+    "After “◦”: “a”. Surprisal: GPT 1.50 bits (1.04 nats), n-gram 2.00 bits (1.39 nats).",
+  );
   assert.equal(trace.surpriseSentence(TRACE, 1), "After “a”: end. Surprisal: GPT –.");
   assert.equal(trace.surpriseSentence(TRACE, 2), "");
   const chart = trace.surpriseChart(TRACE);
@@ -589,7 +592,10 @@ test("a trace is told in sentences", () => {
 test("the surprise of a blend is beside that of its parts", () => {
   const surprise = TRACE.surprise.map((each, i) => ({ ...each, blend: [1, 2][i] }));
   const blended = { ...TRACE, surprise };
-  assert.match(trace.surpriseSentence(blended, 0), /GPT 1\.50 bits \(1\.04 nats\), .*, blend 1\.00 bits \(0\.69 nats\)\.$/);
+  assert.match(
+    trace.surpriseSentence(blended, 0),
+    /GPT 1\.50 bits \(1\.04 nats\), .*, blend 1\.00 bits \(0\.69 nats\)\.$/,
+  );
   const chart = trace.surpriseChart(blended);
   assert.match(chart.description, /, blend 3\.00 bits \(2\.08 nats\)\.$/);
   assert.deepEqual(chart.behind.head[3], "blend, bits");
