@@ -157,11 +157,8 @@ def proposals(
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
-        exclude={
-            "",
-            *rated,
-            *skipped,
-        },  # not min_len=1: engines batch samples only without constraints
+        # Not min_len=1: engines batch samples only without such constraints.
+        exclude={"", *rated, *skipped},
         should_stop=lambda tried: tried >= MAX_ATTEMPTS * n,
         prompt=prompt,
     ).texts
