@@ -401,8 +401,9 @@ def test_inspect_names_the_merges(model: Model, kamon: Kamon) -> None:
 def test_attention_and_embeddings_have_the_pieces(model: Model) -> None:
     found = introspection.attention(model, "the ée")
     tokens = model.tokenizer.encode("the ée")
-    assert found.pieces == [model.tokenizer.token_text(token) for token in tokens]
-    assert len(found.weights[0][0]) == len(tokens) + 1
+    texts = [model.tokenizer.token_text(token) for token in tokens]
+    assert found.pieces == ["<|bos|>", *texts]
+    assert len(found.weights[0][0]) == len(found.pieces)
     with pytest.raises(ConfigError, match="the text has 12 tokens, and block_size 8 allows 7"):
         introspection.attention(model, "q" * 12)
     seen = introspection.embeddings(model)

@@ -769,7 +769,9 @@ def test_offline_says_where_to_put_the_file(cache: Path, tmp_path: Path) -> None
     (tmp_path / "source.txt").unlink()
     with pytest.raises(CorpusError) as caught:
         corpus.read("names-original")
-    assert f"save it as {cache}, or give your copy as the input" in str(caught.value)
+    assert f"save it as {cache}, or give your copy, as in `kamon reproduce --input" in str(
+        caught.value
+    )
     assert "\n" not in caught.value.message
 
 

@@ -555,7 +555,7 @@ def test_onnx_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "kamon.exporters.onnx", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'kamon\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "kamon\[onnx\]"'):
         export.export(kept(models["chars"]), "onnx")
 
 

@@ -193,7 +193,9 @@ def test_parameters_that_are_too_large(engine: str, dtype: str, tmp_path: Path) 
     found = model_dir.load(path)
     huge = array("d", [1e308 * (-1) ** i for i in range(len(found.params))])
     model_dir.save(path, replace(found, params=huge), overwrite=True)
-    hint = "train it again" if dtype == "float64" else "use --dtype float64, or train it again"
+    hint = "train it again"
+    if dtype != "float64":
+        hint = r"use --dtype float64 \(dtype=\"float64\" in Python\), or train it again"
     with pytest.raises(StoreError, match=f"m are too large for {dtype}\nhint: {hint}"):
         kamon.load(path, engine=engine, dtype=dtype)
 

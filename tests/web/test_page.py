@@ -617,7 +617,7 @@ def test_a_page_uses_the_model_that_it_shows(watched: Watched, server: Server) -
     until(page, "document.querySelector('.status').textContent.startsWith('done')")
     until(page, "location.search.includes('model=job-')")  # with the training's end
     assert page.evaluate("document.activeElement.textContent") == "Train"
-    until(page, "!document.querySelector('#model').value.includes('@')")  # of an earlier step
+    until(page, "/^job-[^@]*$/.test(document.querySelector('#model').value)")  # of the last step
     own = page.locator("#model").input_value()
     assert f"job={own}" in page.url
     slow = {"num_steps": 100_000, "n_embd": 64, "n_layer": 4}  # it must not end by itself

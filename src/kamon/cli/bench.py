@@ -62,7 +62,7 @@ def run(args: Args) -> None:
 def amount(value: float, unit: str) -> str:
     """Return a figure with three significant digits.
 
-    >>> amount(221_857.2, "µs a step"), amount(23_456, "names a second")
+    >>> amount(221_857.2, "µs per step"), amount(23_456, "names per second")
     ('222 ms per step', '23,500 names per second')
     """
     if unit.startswith("µs"):

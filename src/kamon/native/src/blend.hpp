@@ -194,7 +194,10 @@ inline void mix_logits(const Ngram& ngram, int order, const int32_t* context, in
   const double largest = *std::max_element(logits, logits + vocab_size);
   double total = 0;
   for (int o = 0; o < vocab_size; o++) total += logits[o] = std::exp(logits[o] - largest);
-  const double scale = 1 / total;
+  // As in Python, which may round it otherwise than 1 / total. Volatile, because compilers make a
+  // division of a constant exponent.
+  const volatile double exponent = -1;
+  const double scale = std::pow(total, exponent);
   for (int o = 0; o < vocab_size; o++) {
     const double mixed = weight * (logits[o] * scale) + (1 - weight) * p[size_t(o)];
     logits[o] = std::log(std::max(mixed, std::numeric_limits<double>::min()));
