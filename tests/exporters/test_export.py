@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kamon as package
@@ -138,6 +138,13 @@ def both(request: pytest.FixtureRequest, models: dict[str, Model]) -> tuple[Mode
     weight=st.sampled_from([0.0, 1e-9, 0.5, 1.0]) | st.floats(0, 1),
     order=st.integers(1, 10),
     tokens=st.lists(st.integers(0, 10**6), min_size=1),
+)
+@example(  # 1 / total is not total ** -1 here
+    shape=dict(n_layer=3, n_head=1, head_dim=4, block_size=4, vocab_size=30, seed=999999),
+    documents=[""],
+    weight=0.5,
+    order=1,
+    tokens=[430105, 1],
 )
 @settings(max_examples=40)
 def test_a_blend_is_that_of_the_language_model(
