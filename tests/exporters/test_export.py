@@ -140,7 +140,10 @@ def both(request: pytest.FixtureRequest, models: dict[str, Model]) -> tuple[Mode
     tokens=st.lists(st.integers(0, 10**6), min_size=1),
 )
 @example(  # 1 / total is not total ** -1 here
-    shape=dict(n_layer=3, n_head=1, head_dim=4, block_size=4, vocab_size=30, seed=999999),
+    shape={
+        **{"n_layer": 3, "n_head": 1, "head_dim": 4},
+        **{"block_size": 4, "vocab_size": 30, "seed": 999999},
+    },
     documents=[""],
     weight=0.5,
     order=1,
