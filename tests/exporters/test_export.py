@@ -141,8 +141,12 @@ def both(request: pytest.FixtureRequest, models: dict[str, Model]) -> tuple[Mode
 )
 @example(  # 1 / total is not total ** -1 here
     shape={
-        **{"n_layer": 3, "n_head": 1, "head_dim": 4},
-        **{"block_size": 4, "vocab_size": 30, "seed": 999999},
+        "n_layer": 3,
+        "n_head": 1,
+        "head_dim": 4,
+        "block_size": 4,
+        "vocab_size": 30,
+        "seed": 999999,
     },
     documents=[""],
     weight=0.5,
