@@ -202,7 +202,7 @@ def peak_memory() -> int:
 
 
 def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[Row]:
-    """Measure each task in a new process, so many at a time, and yield the rows."""
+    """Measure each task in a new process, `jobs` at a time, and yield the rows."""
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         try:

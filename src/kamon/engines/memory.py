@@ -43,7 +43,7 @@ def available() -> float:
 
 
 def check_memory(needed: float, what: str, remedy: str) -> None:
-    """Raise ConfigError unless so many bytes are free. remedy: the hint for the user."""
+    """Raise ConfigError unless this number of bytes is free. remedy: the hint for the user."""
     free = float("inf") if needed < MIN_ASKED_BYTES else available()
     if needed > free:
         raise ConfigError(

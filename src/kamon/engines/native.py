@@ -223,7 +223,7 @@ class NativeEngine:
     def _run(
         self, name: str, tokens: float, should_stop: Callable[[], bool] | None, *arguments: Any
     ) -> int:
-        """Do the same for a function that reads about so many tokens and that can be stopped.
+        """Do the same for a function that reads about `tokens` tokens and that can be stopped.
 
         A long call runs in a separate thread, which keeps all its arguments alive. This thread
         waits in Python, which handles signals. If a handler raises an error, the call ends.

@@ -58,7 +58,7 @@ class SearchResult:
     """The documents found, the most probable first.
 
     Attributes:
-        num_exact: the first so many documents are certainly the most probable of all.
+        num_exact: how many documents, from the first, are certainly the most probable.
         complete: whether all are exact, and there are fewer than n only because no others match.
         reads: tokens that the model has read.
     """

@@ -16,7 +16,7 @@ from kamon.training.blend import BlendedValidation, BlendLosses
 
 NUM_EVALUATIONS = 20  # in a training
 PATIENCE = 5  # evaluations without a new best one: after these, more steps only memorise
-MIN_DOCS = 100  # documents in an evaluation, if there are so many
+MIN_DOCS = 100  # documents in an evaluation, if there are that many
 OVERFIT_TOLERANCE = 0.01  # nats that the validation loss may be above its best at the end
 
 

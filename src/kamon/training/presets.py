@@ -128,7 +128,7 @@ def default_size(engine: str, lengths: Counter[int], mode: str = "documents") ->
 
 
 def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> str:
-    """Return the best size for so many seconds and this training set.
+    """Return the best size for a time in seconds and this training set.
 
     lengths: how many documents have each number of characters.
     """
@@ -143,7 +143,7 @@ def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> 
 def sizes_for(
     seconds: float, engine: str, lengths: Counter[int], mode: str = "documents"
 ) -> list[str]:
-    """Return the sizes to try for so many seconds. The first that learns enough is the best.
+    """Return the sizes to try for a time in seconds. The first that learns enough is best.
 
     A model larger than the usual one is worse if it learns fewer documents than without a budget.
     """
@@ -204,7 +204,7 @@ def fine_tuning_preset(
 
 
 def fine_tuning_steps(num_docs: int, docs_per_step: int, has_budget: bool) -> int:
-    """Return how many steps are enough for so many documents."""
+    """Return how many steps are enough for this number of documents."""
     examples = num_docs * FINE_TUNING_EPOCHS
     if not has_budget:
         examples = min(examples, max(num_docs, MAX_FINE_TUNED))
@@ -293,6 +293,6 @@ def agree(paces: Sequence[float]) -> bool:
 
 
 def set_num_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:
-    """Return `config` with so many steps, and a warm-up in proportion unless it is `given`."""
+    """Return `config` with this number of steps. Unless `given`, the warm-up is in proportion."""
     warmup = config.warmup_steps if "warmup_steps" in given else int(num_steps * WARM_UP)
     return replace(config, num_steps=num_steps, warmup_steps=warmup)

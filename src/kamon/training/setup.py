@@ -115,7 +115,7 @@ def choose_setup(
     blend: bool = False,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingSetup:
-    """Return the run of this size, or the best one for so many seconds.
+    """Return the run of this size, or the best one for a time in seconds.
 
     Args:
         settings: those that the user chose. A preset chooses the others.
