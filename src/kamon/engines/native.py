@@ -201,6 +201,47 @@ class NativeEngine:
         self._check(error)
         return PackedBatch(tokens[: offsets[n]], offsets)
 
+    def sample_guided(
+        self,
+        n: int,
+        temperature: float,
+        seed: int,
+        bos: int,
+        first: int,
+        positions: array[int],
+        next_nodes: array[int],
+        ends: bytearray,
+        num_contexts: int,
+        chances: array[float],
+        *,
+        counts: array[float] | None = None,
+        ngram: NgramTable | None = None,
+        weight: float = 1.0,
+    ) -> tuple[PackedBatch, array[float]]:
+        """Return n documents under conditions, without BOS, and the weight of each.
+
+        See `kamon.generation.lookahead.guided_documents`. positions, next_nodes, ends: of a `Trellis`.
+        """
+        c = self.config
+        check_samples(n, temperature, first)
+        if ngram and ngram.call is not self.call:
+            raise ValueError("the table of an n-gram is for engines of one dtype and level")
+        num_counts = c.block_size * num_contexts * c.vocab_size
+        sizes = [len(each) // len(ends) for each in (positions, next_nodes, chances)]
+        if sizes != [1, c.vocab_size, num_contexts] or len(counts or [0] * num_counts) != num_counts:
+            raise ValueError("the tables of the conditions do not fit together")
+        tokens, offsets, weights = zeros(n * c.block_size, "i"), zeros(n + 1, "q"), zeros(n)
+        error = self._run(
+            *("sample_guided", len(tokens), None),
+            *(first, n, temperature, seed & MASK64, bos),
+            *(ngram.handle if ngram else None, weight),
+            *(len(ends), address(positions, "i"), address(next_nodes, "i"), address(ends)),
+            *(num_contexts, address(chances, "d"), None if counts is None else address(counts, "d")),
+            *(address(weights), address(tokens), address(offsets)),
+        )
+        self._check(error)
+        return PackedBatch(tokens[: offsets[n]], offsets), weights
+
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
 

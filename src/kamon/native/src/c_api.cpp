@@ -25,6 +25,17 @@ void* made_or_null(const Make& make) {
   }
 }
 
+// Turns documents with room for block_size tokens, and their lengths in offsets[1 … n], into a
+// batch.
+void close_gaps(int64_t n, int block_size, int32_t* tokens, int64_t* offsets) {
+  offsets[0] = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const size_t size = sizeof(int32_t) * size_t(offsets[i + 1]);
+    std::memmove(tokens + offsets[i], tokens + i * block_size, size);
+    offsets[i + 1] += offsets[i];
+  }
+}
+
 // Makes the compiler believe that v may have changed.
 KAMON_INLINE void keep(Vec& v) {
 #if defined(__x86_64__)
@@ -201,11 +212,74 @@ API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperatur
       sample_documents(sampler, mixer ? &*mixer : nullptr, params, rows, stop_flag);
     });
     if (stop_flag()) return Error::stopped;
-    offsets[0] = 0;
-    for (int64_t i = 0; i < n; i++) {  // close the gaps
-      std::memmove(tokens + offsets[i], tokens + i * block_size, sizeof(int32_t) * lengths[i]);
-      offsets[i + 1] += offsets[i];
-    }
+    close_gaps(n, block_size, tokens, offsets);
+    return Error::none;
+  });
+}
+
+// p, sums: [position][context][token], see smooth.
+API(int, kamon_smooth)(int vocab_size, int num_positions, int64_t num_contexts, double trust,
+                       const double* sums, double* p) {
+  return error_of([&] {
+    if (!ContextNumbers{num_contexts, vocab_size}.is_sound()) return Error::index;
+    smooth(vocab_size, num_positions, num_contexts, trust, sums, p);
+    return Error::none;
+  });
+}
+
+// chances: for each node of a Trellis and each context. p: [position][context][token] of an n-gram.
+API(int, kamon_look_ahead)(int vocab_size, int bos, int64_t num_nodes, const int32_t* positions,
+                           const int32_t* next, const uint8_t* ends, int num_positions,
+                           int64_t num_contexts, const double* p, double* chances) {
+  return error_of([&] {
+    const Trellis trellis{vocab_size, bos, num_nodes, positions, next, ends};
+    const ContextNumbers contexts{num_contexts, vocab_size};
+    if (!trellis.is_sound(num_positions) || !contexts.is_sound()) return Error::index;
+    look_ahead(trellis, contexts, p, chances);
+    return Error::none;
+  });
+}
+
+// Samples like kamon_sample, under conditions. num_nodes … ends: see Trellis. chances: see
+// kamon_look_ahead. weights: n. counts: what kamon_smooth takes, to which p of all tokens is added
+// wherever one is sampled; may be null.
+API(int, kamon_sample_guided)(void* handle, int64_t first, int64_t n, double temperature,
+                              uint64_t seed, int bos, const void* table, double weight,
+                              int64_t num_nodes, const int32_t* positions, const int32_t* next,
+                              const uint8_t* ends, int64_t num_contexts, const double* chances,
+                              double* counts, double* weights, int32_t* tokens, int64_t* offsets,
+                              const int32_t* stop) {
+  Engine& engine = as_engine(handle);
+  const NgramTable* ngram = static_cast<const NgramTable*>(table);
+  const StopFlag stop_flag{stop};
+  const int vocab_size = engine.shape.vocab_size;
+  return error_of([&] {
+    if (ngram && ngram->vocab_size != vocab_size) return Error::sizes;
+    const Trellis trellis{vocab_size, bos, num_nodes, positions, next, ends};
+    const ContextNumbers contexts{num_contexts, vocab_size};
+    if (!trellis.is_sound(engine.shape.block_size) || !contexts.is_sound()) return Error::index;
+    const int block_size = engine.shape.block_size;
+    int64_t* lengths = offsets + 1;
+    const SampleParams params{first, temperature, seed, bos};
+    constexpr int64_t PIECE = 64 * NUM_LANES;
+    const int num_pieces = int((n + PIECE - 1) / PIECE);
+    const size_t num_counts =
+        counts ? size_t(block_size) * size_t(num_contexts) * size_t(vocab_size) : 0;
+    std::vector<double> of_pieces(num_counts * size_t(num_pieces));  // added up in order
+    engine.run(num_pieces, [&](int piece, int thread) {
+      FlushToZero flush;
+      Sampler sampler(engine.model(), *engine.workspaces[thread]);
+      std::optional<Mixer> mixer;
+      if (ngram) mixer.emplace(*ngram, weight);
+      double* own = counts ? of_pieces.data() + num_counts * size_t(piece) : nullptr;
+      Guide guide(trellis, num_contexts, chances, own);
+      const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
+      GuidedSampling(sampler, mixer ? &*mixer : nullptr, guide, params, rows, weights)
+          .run(stop_flag);
+    });
+    if (stop_flag()) return Error::stopped;
+    for (size_t i = 0; i < of_pieces.size(); i++) counts[i % num_counts] += of_pieces[i];
+    close_gaps(n, block_size, tokens, offsets);
     return Error::none;
   });
 }
