@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NoReturn
 
 from kamon.config import compile_regex
 from kamon.errors import ConfigError
@@ -105,7 +106,7 @@ def sequence(*terms: Term) -> Term:
             first, rest = term.parts
             found = sequence(first, sequence(rest, found))
         elif term.kind == found.kind == "words" and len(term.words) == len(found.words) == 1:
-            found = words([*term.words][0] + text for text in found.words)
+            found = words(next(iter(term.words)) + text for text in found.words)
         elif not term == found == ALL:
             found = Term("sequence", (term, found))
     return found
@@ -162,7 +163,8 @@ def repeat(term: Term, least: int = 0, most: int | None = None) -> Term:
     if (least, most) == (0, None) and term == ANY:
         return ALL
     if most is None and term.kind == "repeat" and term.most is None and term.least <= 1:
-        return repeat(*term.parts, min(least, term.least))
+        (part,) = term.parts
+        return repeat(part, min(least, term.least))
     return Term("repeat", (term,), least=least, most=most)
 
 
@@ -377,7 +379,7 @@ class RegexParser:
             self.skip(("?",))  # a lazy quantifier matches the same texts
         return term
 
-    def refuse(self) -> None:
+    def refuse(self) -> NoReturn:
         rest = self.regex[self.place :]
         what = next(name for begin, name in NOT_REGULAR.items() if re.match(begin, rest))
         raise ConfigError(

@@ -16,38 +16,52 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from bisect import bisect, bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from heapq import heappop, heappush
+from itertools import accumulate, pairwise
 
-from kamon.engines.batch import PackedBatch, pack_sequences
-from kamon.engines.native import NativeEngine
-from kamon.engines.philox import uniform
+from kamon.engines.batch import UTF_32, PackedBatch, pack_sequences
+from kamon.engines.native import GuideArrays, NativeEngine
+from kamon.engines.philox import uniform, uniforms
 from kamon.errors import ConfigError
 from kamon.generation.automaton import TOO_LARGE, Automaton
 from kamon.generation.blend import BlendedModel
-from kamon.generation.sampling import LanguageModel, SampleRequest, prefill, probabilities
+from kamon.generation.sampling import (
+    LanguageModel,
+    PrefixCache,
+    SampleRequest,
+    prefill,
+    probabilities,
+)
 from kamon.native import library
 from kamon.native.library import address
 from kamon.tokenizers.base import Tokenizer
 
 MAY_END, FULL = 1, 2
-MAX_ENTRIES = 1 << 23  # of a table: nodes times tokens, or nodes times contexts
-MAX_WORK = 1 << 26  # multiplications of a look-ahead
-MAX_WORK_SLOW = 1 << 19
-MAX_ORDER = 3
-MAX_TABLE = 1 << 22  # numbers of an n-gram
-TRUST = 1.0  # how many tokens after a context count as much as the shorter context
-SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
-SURVEY = 2000  # candidates without conditions from which the n-gram learns
-PILOT = 1000  # candidates under conditions, for the weights and the n-gram
-SLOW = 10  # times fewer of both for a model that samples slowly
+MAX_ENTRIES = 1 << 23  # of a table: nodes times tokens
+MAX_SUMS = 1 << 20  # contexts times tokens
+LENGTH = 5  # tokens of a context
+MIN_VISITS = 3  # of a context that is told apart from the shorter one
+TRUST = 1.0  # how many tokens after a context count as much as its prior
+PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
+# Candidates of a round under conditions, for the weights and the n-gram, and the number of the
+# candidate up to which that guide is good enough. Many samples are worth a better one.
+STAGES = ((500, 10_000), (4000, 1 << 40))
 ROUNDS = 4
+MAX_READS = 20_000  # tokens that the search for the most probable document reads
 GOOD = 0.5  # share of candidates kept that needs no other round
-SURPLUS = 0.01  # share of the weights above the limit: candidates that become two samples or more
+SURPLUS = (
+    0.05  # share of the weights above the limit: of candidates that become two samples or more
+)
 
+MAX_AT_ONCE = 100_000
+Candidates = Iterator[
+    tuple[str, int, int]
+]  # texts, their numbers of tokens, how many samples each is
 Truncate = Callable[[Sequence[float], list[int]], list[int]]  # logits, tokens that fit -> fewer
 
 
@@ -84,21 +98,19 @@ class Guide:
     """What a sampler needs to fulfil conditions.
 
     Attributes:
-        num_contexts: the last tokens, as one number, are a context: V to the power of order − 1.
-        chances: [node][context], that a document which is there fulfils the conditions.
+        chances: of each node and each context of its position, that a document which is there
+            fulfils the conditions.
         limit: a candidate of this weight is one sample.
     """
 
-    trellis: Trellis
-    num_contexts: int
+    arrays: GuideArrays
     chances: array[float]
     limit: float = 1.0
 
     @property
     def share(self) -> float:
         """The share of all documents that fulfil the conditions, according to the n-gram."""
-        trellis = self.trellis
-        return self.chances[start_context(trellis.bos, trellis.vocab_size, self.num_contexts)]
+        return self.chances[0]
 
 
 # ---- the trellis
@@ -238,118 +250,155 @@ def num_documents(trellis: Trellis) -> int:
 # ---- the n-gram and the chances
 
 
-class ExpectedCounts:
+class Contexts:
     """An n-gram that learns from the probabilities of a model, not only from the tokens sampled.
 
-    It also knows the position, because the model ends a document according to its length.
+    A context is a position in the document, which is the number of tokens before it, and up to
+    LENGTH of the last tokens. Those that occurred often enough are told apart. The same tokens at
+    any position are a context, too, of position −1, for what single positions know too little of.
 
     Attributes:
-        sums: [position][context][token], the sums of p of a token over all documents sampled that
-            were in the context at this position.
+        keys: of each context, its position + 1 and its tokens as code points. Position −1 comes
+            last.
+        after: [context][token], the context after a token.
+        sums: [context][token], the sums of p of a token over all documents sampled of which this
+            was the longest context.
     """
 
-    def __init__(self, vocab_size: int, num_positions: int, order: int) -> None:
+    def __init__(self, vocab_size: int, room: int) -> None:
         self.vocab_size = vocab_size
-        self.num_positions = num_positions
-        self.order = order
-        self.num_contexts = vocab_size ** (order - 1)
-        self.sums = library.zeros(num_positions * self.num_contexts * vocab_size)
+        self.room = room
+        self.visits: Counter[str] = Counter()
+        self.keys: list[str] = []
+        self.sums = array("d")
+        self.learn(PackedBatch(array("i"), array("q", [0])))
 
-    def add(self, position: int, context: int, p: Sequence[float]) -> None:
-        begin = (position * self.num_contexts + context) * self.vocab_size
-        for token, share in enumerate(p, begin):
-            self.sums[token] += share
+    def learn(self, documents: PackedBatch) -> None:
+        """Choose the contexts again, after these documents without BOS, which were sampled."""
+        codes = documents.tokens.tobytes().decode(UTF_32, "surrogatepass")
+        places = [
+            (chr(end - begin + 1), end)
+            for begin, stop in pairwise(documents.offsets)
+            for end in range(begin, min(stop, begin + self.room - 1) + 1)
+        ]
+        for size in range(1, LENGTH + 1):
+            self.visits.update(
+                [mark + codes[end - size : end] for mark, end in places if ord(mark) > size]
+            )
+        old, sums, vocab_size = self.keys, self.sums, self.vocab_size
+        self._choose()
+        for number, key in enumerate(old):
+            if key[0] == "\0":
+                break
+            begin = number * vocab_size
+            if key in self.numbers:
+                new = self.numbers[key] * vocab_size
+                self.sums[new : new + vocab_size] = sums[begin : begin + vocab_size]
+
+    def _choose(self) -> None:
+        most = max(1, MAX_SUMS // self.vocab_size - 2 * self.room)
+        least = MIN_VISITS
+        if len(self.visits) > most:
+            least = max(least, sorted(self.visits.values())[-most] + 1)
+        chosen = {key for key, visits in self.visits.items() if visits >= least}
+        chosen.update(chr(position + 1) for position in range(self.room + 1))
+        timeless = {"\0" + key[1:] for key in chosen}
+        ordered = sorted(chosen, key=lambda key: (key[0], len(key), key))
+        self.keys = [*ordered, *sorted(timeless, key=lambda key: (len(key), key))]
+        self.numbers = {key: number for number, key in enumerate(self.keys)}
+        self.sums = library.zeros(len(self.keys) * self.vocab_size)
+        marks = [key[0] for key in ordered]
+        firsts = [bisect_left(marks, chr(position + 1)) for position in range(self.room + 2)]
+        self.first_contexts = array("q", firsts)
+        self.after = self._after(ordered)
+
+    def _after(self, keys: Sequence[str]) -> array[int]:
+        extended: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, key in enumerate(keys):
+            if len(key) > 1:
+                extended[chr(ord(key[0]) - 1) + key[1:-1]].append((ord(key[-1]), number))
+        after = array("i")
+        vocab_size, numbers = self.vocab_size, self.numbers
+        for key in keys:
+            if len(key) > 1:
+                shorter = numbers[key[0] + key[2:]] * vocab_size
+                row = after[shorter : shorter + vocab_size]
+            else:
+                row = array("i", [numbers.get(chr(ord(key) + 1), -1)]) * vocab_size
+            for token, longer in extended[key]:
+                row[token] = longer
+            after.extend(row)
+        return after
 
     def probabilities(self) -> array[float]:
-        """Return p, like `sums`.
+        """Return p, [context][token].
 
-        That of a context which was rarely seen is close to that of the shorter one, and that of a
-        context at a position to that of the context at all positions.
+        That of a context which was rarely seen is close to that at all positions, and this to that
+        of the shorter one.
         """
-        sums, vocab_size = self.sums, self.vocab_size
+        vocab_size, numbers, sums = self.vocab_size, self.numbers, self.sums[:]
+        keys, num = self.keys, self.first_contexts[-1]
+        shorter = array("i", [numbers.get(key[:1] + key[2:], -1) for key in keys])
+        for number in (*self.first_contexts[:-1], num):  # those without tokens
+            shorter[number] = -1
+        timeless = array("i", [numbers["\0" + key[1:]] for key in keys[:num]])
+        timeless.extend([-1] * (len(keys) - num))
+        p = library.zeros(len(sums))
         if not library.why_not():
-            p = library.zeros(len(sums))
             error = library.exact("smooth")(
-                *(vocab_size, self.num_positions, self.num_contexts, TRUST),
-                *(address(sums), address(p)),
+                *(vocab_size, len(self.keys), address(shorter), address(timeless)),
+                *(TRUST, address(sums), address(p)),
             )
             library.raise_for(error)
             return p
-        levels = [fold(sums, self.num_contexts * vocab_size)]
-        levels += [fold(levels[0], vocab_size**k) for k in range(self.order - 1, 0, -1)]
-        prior = array("d", [1 / vocab_size] * vocab_size)
-        for level in (*reversed(levels), sums):
-            prior = smoothed(level, prior, vocab_size)
-        return prior
+        for context in reversed(range(num)):
+            for other in (shorter[context], timeless[context]):
+                for v in range(vocab_size if other >= 0 else 0):
+                    sums[other * vocab_size + v] += sums[context * vocab_size + v]
+        for context in (*range(num, len(self.keys)), *range(num)):
+            prior = shorter[context] if context >= num else timeless[context]
+            begin = context * vocab_size
+            scale = 1 / (math.fsum(sums[begin : begin + vocab_size]) + TRUST)
+            for v in range(vocab_size):
+                expected = p[prior * vocab_size + v] if prior >= 0 else 1 / vocab_size
+                p[begin + v] = (sums[begin + v] + TRUST * expected) * scale
+        return p
 
 
-def fold(numbers: array[float], size: int) -> array[float]:
-    """Return the sum of all blocks of this size."""
-    return array("d", [math.fsum(numbers[i::size]) for i in range(size)])
+def make_guide(trellis: Trellis, contexts: Contexts) -> Guide:
+    """Return the guide to the documents of a trellis, with the chances that the n-gram gives."""
+    firsts = contexts.first_contexts
+    sizes = [firsts[position + 1] - firsts[position] for position in trellis.positions]
+    arrays = GuideArrays(
+        *(trellis.vocab_size, trellis.bos, trellis.room),
+        *(trellis.positions, trellis.next, trellis.ends),
+        *(firsts, contexts.after, array("q", accumulate(sizes, initial=0))),
+    )
+    return Guide(arrays, look_ahead(arrays, contexts.probabilities()))
 
 
-def smoothed(sums: array[float], prior: array[float], vocab_size: int) -> array[float]:
-    """Return p of sums, in which `prior` counts as much as TRUST tokens."""
-    found = array("d")
-    for begin in range(0, len(sums), vocab_size):
-        row, place = sums[begin : begin + vocab_size], begin % len(prior)
-        scale = 1 / (math.fsum(row) + TRUST)
-        shorter = prior[place : place + vocab_size]
-        found.extend([(s + TRUST * p) * scale for s, p in zip(row, shorter, strict=True)])
-    return found
-
-
-def start_context(bos: int, vocab_size: int, num_contexts: int) -> int:
-    """Return the context in which only BOS has been read."""
-    context, power = 0, 1
-    while power < num_contexts:
-        context, power = context * vocab_size + bos, power * vocab_size
-    return context
-
-
-def look_ahead(trellis: Trellis, p: array[float], num_contexts: int) -> array[float]:
+def look_ahead(guide: GuideArrays, p: array[float]) -> array[float]:
     """Return the `chances` of a Guide for an n-gram."""
-    vocab_size = trellis.vocab_size
-    chances = library.zeros(len(trellis) * num_contexts)
+    vocab_size, begins, firsts = guide.vocab_size, guide.begins, guide.first_contexts
+    chances = library.zeros(begins[-1])
     if not library.why_not():
         error = library.exact("look_ahead")(
-            *(vocab_size, trellis.bos, len(trellis), address(trellis.positions, "i")),
-            *(address(trellis.next, "i"), address(trellis.ends)),
-            *(len(p) // vocab_size // num_contexts, num_contexts, address(p), address(chances)),
+            *(*guide.arguments(), len(chances), address(p, "d"), address(chances))
         )
         library.raise_for(error)
         return chances
-    for node in range(len(trellis) - 1, -1, -1):
-        following = [(v, after) for v, after in enumerate(trellis.after(node)) if after >= 0]
-        ends = trellis.ends[node]
-        for context in range(num_contexts):
-            chance = 1.0 if ends == FULL else 0.0
-            if ends != FULL:
-                begin = (trellis.positions[node] * num_contexts + context) * vocab_size
-                row = p[begin : begin + vocab_size]
-                chance = row[trellis.bos] if ends else 0.0
-                for v, after in following:
-                    place = after * num_contexts + (context * vocab_size + v) % num_contexts
-                    chance += row[v] * chances[place]
-            chances[node * num_contexts + context] = chance
+    for node in range(len(guide.ends) - 1, -1, -1):
+        position, ends = guide.positions[node], guide.ends[node]
+        row = guide.next_nodes[node * vocab_size : (node + 1) * vocab_size]
+        following = [(v, after) for v, after in enumerate(row) if after >= 0]
+        for context in range(firsts[position], firsts[position + 1]):
+            first = context * vocab_size
+            chance = 1.0 if ends == FULL else p[first + guide.bos] if ends else 0.0
+            for v, after in following:
+                place = begins[after] + guide.after[first + v] - firsts[position + 1]
+                chance += p[first + v] * chances[place]
+            chances[arrays.begins[node] + context - firsts[position]] = chance
     return chances
-
-
-def order_for(trellis: Trellis) -> int:
-    """Return the order of the n-gram: the highest that is not too much work."""
-    work = MAX_WORK_SLOW if library.why_not() else MAX_WORK
-    order = MAX_ORDER
-    while order > 1:
-        contexts = trellis.vocab_size ** (order - 1)
-        nodes = len(trellis)
-        if (
-            contexts * trellis.vocab_size * trellis.room <= MAX_TABLE
-            and contexts * nodes <= MAX_ENTRIES
-            and contexts * nodes * trellis.vocab_size <= work
-        ):
-            break
-        order -= 1
-    return order
 
 
 # ---- sampling
@@ -360,28 +409,28 @@ def guided_documents(
     request: SampleRequest,
     guide: Guide,
     truncate: Truncate | None = None,
-    counts: ExpectedCounts | None = None,
+    contexts: Contexts | None = None,
 ) -> tuple[PackedBatch, array[float]]:
     """Return `request.n` candidates without BOS, and their weights. Those of weight 0 do not fit.
 
     Args:
-        counts: learns from the candidates.
+        contexts: learns from the candidates.
     """
-    gpt = model.gpt if isinstance(model, BlendedModel) else model
-    table = model.table if isinstance(model, BlendedModel) else None
-    fused = isinstance(gpt, NativeEngine) and (table is not None or gpt is model)
-    if fused and not (truncate or request.prompt_tokens or request.excluded):
+    gpt, ngram, weight = model, None, 1.0
+    if isinstance(model, BlendedModel) and model.table:
+        gpt, ngram, weight = model.gpt, model.table, model.weight
+    plain = not (truncate or request.prompt_tokens or request.excluded)
+    if plain and isinstance(gpt, NativeEngine):
         return gpt.sample_guided(
-            *(request.n, request.temperature, request.seed, request.bos, request.first),
-            *(guide.trellis.positions, guide.trellis.next, guide.trellis.ends),
-            *(guide.num_contexts, guide.chances),
-            counts=counts.sums if counts else None,
-            ngram=table,
-            weight=model.weight if isinstance(model, BlendedModel) else 1.0,
+            *(request.n, request.temperature, request.seed, request.first),
+            *(guide.arrays, guide.chances),
+            counts=contexts.sums if contexts else None,
+            ngram=ngram,
+            weight=weight,
         )
     documents, weights = [], array("d")
     for number in range(request.first, request.first + request.n):
-        document, weight = guided_document(model, request, guide, number, truncate, counts)
+        document, weight = guided_document(model, request, guide, number, truncate, contexts)
         documents.append(document)
         weights.append(weight)
     return pack_sequences(documents), weights
@@ -393,46 +442,52 @@ def guided_document(
     guide: Guide,
     number: int,
     truncate: Truncate | None = None,
-    counts: ExpectedCounts | None = None,
+    contexts: Contexts | None = None,
 ) -> tuple[list[int], float]:
     """Return the tokens and the weight of one candidate."""
-    trellis, chances, num_contexts = guide.trellis, guide.chances, guide.num_contexts
-    vocab_size, bos = trellis.vocab_size, request.bos
-    node, context = 0, start_context(bos, vocab_size, num_contexts)
-    weight = 1.0
+    arrays, chances, bos = guide.arrays, guide.chances, request.bos
+    vocab_size, firsts = arrays.vocab_size, arrays.first_contexts
+    node, context, weight = 0, 0, 1.0
     tokens: list[int] = []
     decoder, token = prefill(model, bos, request.prompt_tokens), (bos, *request.prompt_tokens)[-1]
-    while trellis.ends[node] != FULL:
+    while arrays.ends[node] != FULL:
         logits = decoder.push(token)
         p = allowed_probabilities(logits, request)
-        if counts:
-            counts.add(len(tokens), context, p)
-        after = trellis.after(node)
-        fitting = [v for v in range(vocab_size) if after[v] >= 0 or (v == bos and trellis.ends[node])]
+        first = context * vocab_size
+        if contexts:
+            for v in range(vocab_size):
+                contexts.sums[first + v] += p[v]
+        after = arrays.next_nodes[node * vocab_size : (node + 1) * vocab_size]
+        fitting = [v for v, each in enumerate(after) if each >= 0]
+        if arrays.ends[node]:
+            insort(fitting, bos)
         factor = 1.0
-        if truncate:
+        if truncate:  # the tokens that stay take over the probability of the others
             before = math.fsum([p[v] for v in fitting])
             fitting = truncate(logits, fitting)
             kept = math.fsum([p[v] for v in fitting])
             factor = before / kept if kept else 0.0
-        ahead = [
-            1.0
-            if v == bos
-            else chances[after[v] * num_contexts + (context * vocab_size + v) % num_contexts]
-            for v in fitting
-        ]
-        running = list(accumulate([p[v] * chance for v, chance in zip(fitting, ahead, strict=True)]))
+        ahead = partial(chance_after, guide, len(tokens), context)
+        shares = [p[v] * (1.0 if v == bos else ahead(v, after[v])) for v in fitting]
+        running = list(accumulate(shares))
         total = running[-1] if running else 0.0
         if not total:
             return tokens, 0.0
-        weight *= factor * total / chances[node * num_contexts + context]
+        weight *= factor * total / chances[arrays.begins[node] + context - firsts[len(tokens)]]
         u = uniform(request.seed, number, len(tokens))
         token = fitting[bisect(running, u * total, 0, len(running) - 1)]
         if token == bos:
             break
         tokens.append(token)
-        node, context = after[token], (context * vocab_size + token) % num_contexts
+        node, context = after[token], arrays.after[first + token]
     return tokens, weight
+
+
+def chance_after(guide: Guide, position: int, context: int, token: int, node: int) -> float:
+    """Return the chance of `node` after a token that follows a context at a position."""
+    arrays = guide.arrays
+    reached = arrays.after[context * arrays.vocab_size + token]
+    return guide.chances[arrays.begins[node] + reached - arrays.first_contexts[position + 1]]
 
 
 def allowed_probabilities(logits: Sequence[float], request: SampleRequest) -> list[float]:
@@ -450,49 +505,49 @@ def allowed_probabilities(logits: Sequence[float], request: SampleRequest) -> li
 # ---- preparing
 
 
-def survey(
-    model: LanguageModel, request: SampleRequest, everything: Trellis, order: int, n: int
-) -> ExpectedCounts:
+def survey(model: LanguageModel, request: SampleRequest, everything: Trellis, n: int) -> Contexts:
     """Return the n-gram of a model, from n samples without conditions.
 
     everything: the trellis of all documents.
     """
-    counts = ExpectedCounts(everything.vocab_size, model.config.block_size, order)
-    chances = array("d", [1.0]) * (len(everything) * counts.num_contexts)
-    guide = Guide(everything, counts.num_contexts, chances)
-    guided_documents(model, pilot_request(request, 0, n), guide, None, counts)
-    return counts
+    contexts = Contexts(everything.vocab_size, everything.room)
+    for number in (0, 1):  # the first to choose the contexts
+        guide = make_guide(everything, contexts)
+        docs, _ = guided_documents(model, pilot(request, number, n), guide, None, contexts)
+        if number == 0:
+            contexts.learn(docs)
+    return contexts
 
 
-def pilot_request(request: SampleRequest, number: int, n: int) -> SampleRequest:
-    return SampleRequest(
-        *(n, request.temperature, SEED + number, request.bos, 0),
-        *(request.prompt_tokens, request.excluded),
-    )
+def pilot(request: SampleRequest, number: int, n: int) -> SampleRequest:
+    """Return a request of n candidates that do not depend on those of the samples."""
+    return replace(request, n=n, first=0, seed=PILOT_SEED + number)
 
 
 def tuned_guide(
     model: LanguageModel,
     request: SampleRequest,
     trellis: Trellis,
-    counts: ExpectedCounts,
+    contexts: Contexts,
     truncate: Truncate | None,
     n: int,
-) -> tuple[Guide, float]:
-    """Return a guide whose n-gram has also learned from candidates, and the share that it keeps.
+    first_round: int,
+) -> Guide:
+    """Return a guide whose n-gram has also learned from candidates.
 
     n: candidates of each round.
     """
-    for number in range(1, ROUNDS + 1):
-        chances = look_ahead(trellis, counts.probabilities(), counts.num_contexts)
-        guide = Guide(trellis, counts.num_contexts, chances)
-        sample = pilot_request(request, number, n)
-        _, weights = guided_documents(model, sample, guide, truncate, counts)
+    docs: PackedBatch | None = None
+    for number in range(ROUNDS):
+        if docs:
+            contexts.learn(docs)
+        guide = make_guide(trellis, contexts)
+        some = pilot(request, first_round + number, n)
+        docs, weights = guided_documents(model, some, guide, truncate, contexts)
         limit = limit_of(weights)
-        kept = math.fsum([min(1.0, weight / limit) for weight in weights]) / n
-        if kept >= GOOD:
+        if math.fsum([min(1.0, weight / limit) for weight in weights]) >= GOOD * n:
             break
-    return Guide(trellis, guide.num_contexts, guide.chances, limit), kept
+    return replace(guide, limit=limit)
 
 
 def limit_of(weights: Sequence[float]) -> float:
@@ -508,7 +563,72 @@ def limit_of(weights: Sequence[float]) -> float:
     return limit or 1.0
 
 
-def num_copies(weight: float, limit: float, u: float) -> int:
-    """Return how many samples a candidate is: weight / limit on average."""
-    whole = math.floor(weight / limit)
-    return whole + (u < weight / limit - whole)
+def guided_candidates(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    trellis: Trellis,
+    contexts: Contexts,
+    truncate: Truncate | None,
+    effort: float,
+) -> Candidates:
+    """Yield all candidates. effort: how many of the usual candidates to learn from."""
+    done, size = 0, max(200, int(effort * 2 * request.n))
+    for stage, (n, end) in enumerate(STAGES):
+        rounds = 2 + stage * ROUNDS  # that were before
+        n, end = max(10, int(effort * n)), int(effort * end)
+        guide = tuned_guide(model, request, trellis, contexts, truncate, n, rounds)
+        teaches = contexts if stage + 1 < len(STAGES) else None
+        while done < end:
+            size = min(size, end - done, MAX_AT_ONCE)
+            some = replace(request, n=size, first=done)
+            docs, weights = guided_documents(model, some, guide, truncate, teaches)
+            texts = tokenizer.decode_documents(docs)
+            draws = uniforms(request.seed, done, size, model.config.block_size)
+            for i, text in enumerate(texts):
+                share = weights[i] / guide.limit
+                times = int(share) + (draws[i] < share - int(share))
+                yield text, docs.offsets[i + 1] - docs.offsets[i], times
+            done, size = done + size, 4 * size
+        contexts.learn(docs)
+
+
+def most_probable(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    guide: Guide,
+    fits: Callable[[str], bool],
+    known: Collection[str],
+    effort: float,
+) -> tuple[str, int, int]:
+    """Return the most probable document that fits and is not known, as a candidate.
+
+    The search reads the most promising beginning first. It hardly ever misses the best document:
+    only if the n-gram takes too little for the chance of the end.
+    """
+    arrays = guide.arrays
+    vocab_size, bos = arrays.vocab_size, request.bos
+    prefixes = PrefixCache(model, bos, request.prompt_tokens)
+    # −log p with the chance of the rest, −log p, tokens, node, context, and whether it has ended
+    heap: list[tuple[float, float, tuple[int, ...], int, int, bool]] = [(0, 0, (), 0, 0, False)]
+    while heap and prefixes.reads < effort * MAX_READS:
+        _, cost, tokens, node, context, ended = heappop(heap)
+        if ended or arrays.ends[node] == FULL:
+            text = tokenizer.normal(tokenizer.decode(tokens))
+            if fits(text) and text not in known:
+                return text, len(tokens), 1
+            continue
+        p = allowed_probabilities(prefixes.logits(tokens), replace(request, temperature=1.0))
+        if arrays.ends[node] and p[bos]:
+            own = cost - math.log(p[bos])
+            heappush(heap, (own, own, tokens, node, context, True))
+        for v in range(vocab_size):
+            after = arrays.next_nodes[node * vocab_size + v]
+            if after < 0 or not p[v]:
+                continue
+            reached = arrays.after[context * vocab_size + v]
+            own = cost - math.log(p[v])
+            promise = own - math.log(chance_after(guide, len(tokens), context, v, after))
+            heappush(heap, (promise, own, (*tokens, v), after, reached, False))
+    return "", 0, 0

@@ -523,8 +523,9 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     gpt, ngram = parts_of(model.language_model, read)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
-    temperature, num_chars = body.temperature, len(body.prefix)
-    kept = allowed(logits, temperature, tokenizer.bos, num_chars, conditions, special)
+    temperature = body.temperature
+    usual = [token for token in range(len(logits)) if token not in special]
+    kept = allowed(temperature, conditions, logits, usual)
     shares = dict(zip(kept, probabilities([logits[t] for t in kept], temperature), strict=True))
     return NextTokens(
         tokens=[
