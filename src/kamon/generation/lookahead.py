@@ -397,7 +397,7 @@ def look_ahead(guide: GuideArrays, p: array[float]) -> array[float]:
             for v, after in following:
                 place = begins[after] + guide.after[first + v] - firsts[position + 1]
                 chance += p[first + v] * chances[place]
-            chances[arrays.begins[node] + context - firsts[position]] = chance
+            chances[begins[node] + context - firsts[position]] = chance
     return chances
 
 
