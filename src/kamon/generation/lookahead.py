@@ -50,7 +50,7 @@ TRUST = 1.0  # how many tokens after a context count as much as its prior
 PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
 # Candidates of a round under conditions, for the weights and the n-gram, and the number of the
 # candidate up to which that guide is good enough. Many samples are worth a better one.
-STAGES = ((500, 10_000), (4000, 1 << 40))
+STAGES = ((500, 5_000), (4000, 1 << 40))
 ROUNDS = 4
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
 GOOD = 0.5  # share of candidates kept that needs no other round
