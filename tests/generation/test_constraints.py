@@ -484,10 +484,10 @@ def test_common_subsequence(text: str, other: str) -> None:
         ({"pattern": "a_b_c_d"}, "pattern 'a_b_c_d' is impossible"),
         (
             {"regex": "e"},
-            "regex 'e' is impossible: the model cannot write any such text in 6 chara",
+            "regex 'e' is impossible: the model cannot write any such text",
         ),
         ({"prefix": "ab", "pattern": "b*"}, "prefix 'ab' and pattern 'b\\*' contradict each other"),
-        ({"regex": "(ab)+", "min_len": 3, "max_len": 3}, "the conditions contradict: no text"),
+        ({"regex": "(ab)+", "min_len": 3, "max_len": 3}, "the conditions contradict one anothe"),
         ({"exclude": "anna"}, "exclude must be a collection of documents, not one text"),
         ({"sufix": "a"}, "unknown condition 'sufix'\nhint: did you mean 'suffix'"),
     ],
@@ -524,7 +524,7 @@ def test_flags(model: Path, tmp_path: Path, kamon: Run) -> None:
     assert all(re.fullmatch("a(?=.*n)[^o]{1,4}a", text) for text in first)
     (tmp_path / "taken.txt").write_text("\n".join(first[:3]) + "\n")
     again = kamon("sample", model, *flags, "--regex", "[^o]*", "--exclude", tmp_path / "taken.txt")
-    assert again.out.split()[:5] == first[3:]
+    assert len(set(again.out.split()) - set(first[:3])) == 8
 
 
 @pytest.mark.slow
@@ -533,7 +533,7 @@ def test_copies_are_marked_in_a_terminal(
 ) -> None:
     """What is piped has each text and no more."""
     known = set(names.read_text().split())
-    argv = ["sample", model, "--copies", "--temperature", 1, "--regex", "ida|ari|lea|mia|am?"]
+    argv = ["sample", model, "--copies", "-n", 900, "--regex", "ida|ari|lea|mia|am?"]
     plain = kamon(*argv).out.splitlines()
     assert 0 < len(known.intersection(plain)) < len(set(plain))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -541,17 +541,16 @@ def test_copies_are_marked_in_a_terminal(
     assert [line.split()[0] for line in shown] == plain
     assert [line.endswith("(in the list)") for line in shown] == [text in known for text in plain]
     new = [text for text in dict.fromkeys(plain) if text not in known]
-    assert kamon(*argv[:2], *argv[3:]).out.splitlines()[: len(new)] == new
+    assert sorted(kamon(*argv[:2], *argv[3:]).out.splitlines()) == sorted(new)
 
 
-@pytest.mark.parametrize("flags", [[], ["--suffix", "a"]])
-def test_only_new_entries_by_default(flags: list[str], tmp_path: Path, kamon: Run) -> None:
+def test_only_new_entries_by_default(tmp_path: Path, kamon: Run) -> None:
     """They are what --copies has, without entries of the list and duplicates, which are counted."""
     known = {"a", "b", "ab", "ba", "aa", "bb"}
     (tmp_path / "ab.txt").write_text("\n".join(sorted(known)))
     training = [*TINY_FLAGS, "--num-steps=20", "--learning-rate=0.05"]
     assert kamon("train", tmp_path / "ab.txt", "-o", tmp_path / "m", *training).code == 0
-    argv = ["sample", tmp_path / "m", "--temperature", 1, "--json", *flags]
+    argv = ["sample", tmp_path / "m", "--temperature", 1, "--json"]
     done = kamon(*argv, "-n", 8)
     found = done.json
     tried = kamon(*argv, "-n", 2000, "--copies").json["samples"]
@@ -627,15 +626,18 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert re.fullmatch(
         r"Left out [\d,]+ duplicates \(--copies includes them\)\n"
         rf"warning: found {len(lines)} of 50 samples: "
-        r"no more of [\d,]+ candidates satisfy the conditions\n",
+        r"no other entry satisfies the conditions\n",
         some.err,
     )
     none = kamon("sample", model, "--max-len", 1, "--regex", "aa")
-    assert (none.code, none.out) == (1, "")
-    assert re.match(r"warning: found 0 of 20 samples: no more of [\d,]+ candidates", none.err)
-    none = kamon("sample", model, "--max-len", 1, "--regex", "aa", "--json")
-    assert (none.code, none.json["samples"]) == (1, [])
-    assert kamon("sample", model, "-n", 0, "--regex", "aa", "--max-len", 1).code == 0
+    assert (none.code, none.out) == (2, "")
+    assert none.err.startswith("error: max_len 1 and regex 'aa' contradict each other: no text of")
+    known = kamon("sample", model, "--regex", "anna")
+    assert known.err == (
+        "error: all 1 entries that satisfy the conditions are in the list or excluded\n"
+        "hint: leave out novel (--copies) or exclude\n"
+    )
+    assert kamon("sample", model, "--regex", "anna", "--copies", "-n", 2).out == "anna\nanna\n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from kamon.config import compile_regex
 from kamon.errors import ConfigError
 
 MAX_STATES = 4_000
-MAX_WORK = 200_000  # derivatives of parts of terms
+MAX_WORK = 30_000  # derivatives of parts of terms
 TOO_LARGE = "the conditions together need too many states"
 
 
@@ -184,7 +184,7 @@ class Automaton:
         self.literals = {char for leaf in leaves for text in leaf.words for char in text}
         self.terms = [term]
         self.numbers = {term: 0}
-        self.next_states: list[dict[object, int]] = [{}]
+        self.next_states: list[dict[str, int]] = [{}]
         self.kinds: dict[str, object] = {}
         self.derived: dict[tuple[Term, object], Term] = {}
 
@@ -198,23 +198,24 @@ class Automaton:
 
     def next(self, state: int, char: str) -> int:
         """Return the state after a character."""
-        kind = self.kind_of(char)
-        after = self.next_states[state].get(kind)
+        after = self.next_states[state].get(char)
         if after is None:
-            term = self.derivative(self.terms[state], char, kind)
+            term = self.derivative(self.terms[state], char, self.kind_of(char))
             after = self.numbers.setdefault(term, len(self.terms))
             if after == len(self.terms):
                 self.terms.append(term)
                 self.next_states.append({})
                 if after >= MAX_STATES:
                     raise ConfigError(TOO_LARGE, "use a shorter regex, or fewer conditions")
-            self.next_states[state][kind] = after
+            self.next_states[state][char] = after
         return after
 
     def after(self, state: int, text: str) -> int:
         """Return the state after a text."""
+        known = self.next_states
         for char in text:
-            state = self.next(state, char)
+            after = known[state].get(char)
+            state = self.next(state, char) if after is None else after
         return state
 
     def accepts(self, state: int) -> bool:

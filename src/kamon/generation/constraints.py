@@ -16,7 +16,6 @@ has found all of them.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -24,7 +23,7 @@ from itertools import accumulate, chain, combinations, count, islice
 from itertools import repeat as repeat_forever
 from typing import Any
 
-from kamon.config import check_text, compile_regex, require_float, require_int, suggestion
+from kamon.config import check_text, require_float, require_int, suggestion
 from kamon.data.documents import Documents, nfc
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
@@ -79,6 +78,7 @@ MAX_SUBTRACTED = 100  # known documents that a guide leaves out
 EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
 SURVEY = 1000  # documents without conditions that a guide learns from
 SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model
+COLD = 0.01  # a temperature below it counts as 0 if few documents fulfil the conditions
 TEXTS = ("prefix", "suffix", "contains")
 NOT_EMPTY = complement(EMPTY)
 
@@ -371,12 +371,10 @@ def make_plan(
             "leave out novel (--copies) or exclude",
         )
     fast = samples_fast(model) and not (conditions.truncates or request.excluded)
-    everything = unroll(Automaton(ALL), tokenizer, room)
-    assert everything is not None
     effort = 1.0 if fast else SLOW
-    greedy = request.temperature == 0
+    greedy = request.temperature < COLD
     warm = replace(request, temperature=1.0) if greedy else request
-    contexts = survey(model, warm, everything, int(effort * SURVEY))
+    contexts = survey(model, warm, tokenizer, trellis, int(effort * SURVEY))
     if greedy:
         guide = make_guide(trellis, contexts)
         best = most_probable(model, tokenizer, request, guide, fits, known, effort)
@@ -384,8 +382,17 @@ def make_plan(
     if make_guide(trellis, contexts).share >= EASY and not conditions.truncates:
         return replace(plain_plan(model, tokenizer, request, conditions), most=most)
     truncate = partial(allowed, request.temperature, conditions) if conditions.truncates else None
-    candidates = guided_candidates(model, tokenizer, request, trellis, contexts, truncate, effort)
+    work = MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW
+    candidates = guided_candidates(
+        *(model, tokenizer, request, trellis, contexts, truncate, effort),
+        num_at_once(model, work),
+    )
     return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
+
+
+def num_at_once(model: LanguageModel, work: float) -> int:
+    """Return how many documents are this much work: parameters times tokens."""
+    return max(1, int(work / num_params(model.config) / model.config.block_size))
 
 
 def plain_plan(
@@ -418,7 +425,10 @@ def contradiction(terms: Mapping[str, Term], tokenizer: Tokenizer, room: int) ->
     for number in (1, 2):
         for names in combinations(terms, number):
             term = intersection(NOT_EMPTY, *(terms[name] for name in names))
-            if unroll(Automaton(term), tokenizer, room):
+            try:
+                if unroll(Automaton(term), tokenizer, room):
+                    continue
+            except ConfigError:  # too large
                 continue
             if number == 1:
                 return ConfigError(
@@ -468,7 +478,7 @@ def in_bulk(
     """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
     work = MAX_FLOPS_AT_ONCE if samples_fast(model) else MAX_FLOPS_AT_ONCE_SLOW
-    largest = max(1, int(work / num_params(config) / config.block_size))
+    largest = num_at_once(model, work)
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
         texts, sizes = sample_texts(model, tokenizer, replace(request, n=size, first=done))
@@ -543,13 +553,15 @@ def allowed(
 
 
 def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:
-    """Return whether a text fulfils the conditions of one whole document, as a function to call."""
+    """Return whether a text fulfils the conditions of one whole document, as a function to call.
+
+    No regular expression takes it long, because it does not try the ways to match one by one.
+    """
     most = math.inf if c.max_len is None else c.max_len
-    patterns = [compile_regex(c.regex)] if c.regex is not None else []
+    terms = [parse_regex(c.regex)] if c.regex is not None else []
     if c.pattern is not None:
-        parts = {Wildcard.ONE: ".", Wildcard.ANY: ".*"}
-        shape = [re.escape(e) if isinstance(e, str) else parts[e] for e in parse(c.pattern)]
-        patterns.append(re.compile("".join(shape), re.DOTALL))
+        terms.append(term_of_pattern(c.pattern))
+    matches = Automaton(intersection(*terms)).matches if terms else None
     excluded = set(c.exclude)
 
     def fits(text: str) -> bool:
@@ -558,6 +570,6 @@ def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:
         # A mark after the prefix may change its last character. Not all bytes are characters.
         if not text.startswith(c.prefix) or not c.min_len <= len(text) <= most:
             return False
-        return all(pattern.fullmatch(text) for pattern in patterns)
+        return matches is None or matches(text)
 
     return fits

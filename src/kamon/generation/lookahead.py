@@ -28,7 +28,7 @@ from kamon.engines.batch import UTF_32, PackedBatch, pack_sequences
 from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
 from kamon.errors import ConfigError
-from kamon.generation.automaton import TOO_LARGE, Automaton
+from kamon.generation.automaton import ALL, TOO_LARGE, Automaton
 from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import (
     LanguageModel,
@@ -42,7 +42,9 @@ from kamon.native.library import address
 from kamon.tokenizers.base import Tokenizer
 
 MAY_END, FULL = 1, 2
-MAX_ENTRIES = 1 << 23  # of a table: nodes times tokens
+MAX_ENTRIES = 1 << 22  # of a table: nodes times tokens
+MAX_WORK = 1 << 26  # multiplications of a look-ahead: chances times tokens
+MAX_WORK_SLOW = 1 << 20  # without the native library
 MAX_SUMS = 1 << 20  # contexts times tokens
 LENGTH = 5  # tokens of a context
 MIN_VISITS = 3  # of a context that is told apart from the shorter one
@@ -58,7 +60,6 @@ SURPLUS = (
     0.05  # share of the weights above the limit: of candidates that become two samples or more
 )
 
-MAX_AT_ONCE = 100_000
 Candidates = Iterator[
     tuple[str, int, int]
 ]  # texts, their numbers of tokens, how many samples each is
@@ -265,9 +266,11 @@ class Contexts:
             was the longest context.
     """
 
-    def __init__(self, vocab_size: int, room: int) -> None:
+    def __init__(self, vocab_size: int, room: int, most: int = MAX_SUMS) -> None:
+        """Begin without any tokens. most: contexts, besides those of no tokens."""
         self.vocab_size = vocab_size
         self.room = room
+        self.most = min(most, MAX_SUMS // vocab_size // 2)
         self.visits: Counter[str] = Counter()
         self.keys: list[str] = []
         self.sums = array("d")
@@ -296,10 +299,9 @@ class Contexts:
                 self.sums[new : new + vocab_size] = sums[begin : begin + vocab_size]
 
     def _choose(self) -> None:
-        most = max(1, MAX_SUMS // self.vocab_size - 2 * self.room)
         least = MIN_VISITS
-        if len(self.visits) > most:
-            least = max(least, sorted(self.visits.values())[-most] + 1)
+        if len(self.visits) > self.most:
+            least = max(least, sorted(self.visits.values())[-self.most - 1] + 1)
         chosen = {key for key, visits in self.visits.items() if visits >= least}
         chosen.update(chr(position + 1) for position in range(self.room + 1))
         timeless = {"\0" + key[1:] for key in chosen}
@@ -505,18 +507,29 @@ def allowed_probabilities(logits: Sequence[float], request: SampleRequest) -> li
 # ---- preparing
 
 
-def survey(model: LanguageModel, request: SampleRequest, everything: Trellis, n: int) -> Contexts:
+def survey(
+    model: LanguageModel, request: SampleRequest, tokenizer: Tokenizer, trellis: Trellis, n: int
+) -> Contexts:
     """Return the n-gram of a model, from n samples without conditions.
 
-    everything: the trellis of all documents.
+    trellis: of the conditions for which the n-gram will be used.
     """
-    contexts = Contexts(everything.vocab_size, everything.room)
+    everything = unroll(Automaton(ALL), tokenizer, trellis.room)
+    assert everything
+    contexts = Contexts(trellis.vocab_size, trellis.room, max_contexts(trellis))
     for number in (0, 1):  # the first to choose the contexts
         guide = make_guide(everything, contexts)
         docs, _ = guided_documents(model, pilot(request, number, n), guide, None, contexts)
         if number == 0:
             contexts.learn(docs)
     return contexts
+
+
+def max_contexts(trellis: Trellis) -> int:
+    """Return how many contexts do not make the look-ahead of a trellis too much work."""
+    widest = max(Counter(trellis.positions).values())
+    work = MAX_WORK_SLOW if library.why_not() else MAX_WORK
+    return work // trellis.vocab_size // widest
 
 
 def pilot(request: SampleRequest, number: int, n: int) -> SampleRequest:
@@ -571,8 +584,12 @@ def guided_candidates(
     contexts: Contexts,
     truncate: Truncate | None,
     effort: float,
+    at_once: int,
 ) -> Candidates:
-    """Yield all candidates. effort: how many of the usual candidates to learn from."""
+    """Yield all candidates, made `at_once` at most.
+
+    effort: how many of the usual candidates to learn from.
+    """
     done, size = 0, max(200, int(effort * 2 * request.n))
     for stage, (n, end) in enumerate(STAGES):
         rounds = 2 + stage * ROUNDS  # that were before
@@ -580,7 +597,7 @@ def guided_candidates(
         guide = tuned_guide(model, request, trellis, contexts, truncate, n, rounds)
         teaches = contexts if stage + 1 < len(STAGES) else None
         while done < end:
-            size = min(size, end - done, MAX_AT_ONCE)
+            size = min(size, end - done, at_once)
             some = replace(request, n=size, first=done)
             docs, weights = guided_documents(model, some, guide, truncate, teaches)
             texts = tokenizer.decode_documents(docs)

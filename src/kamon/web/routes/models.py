@@ -135,7 +135,8 @@ class Data(BaseModel):
 
 
 class SampleBody(ApiModel):
-    """Conditions as in `kamon sample`. min_len, max_len: in characters."""
+    """Conditions as in `kamon sample`. min_len, max_len: in characters. pattern: `_` is one
+    character and `*` any number. regex: of Python, without look-around and back-references."""
 
     model: ModelId
     n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
@@ -146,6 +147,8 @@ class SampleBody(ApiModel):
     prefix: ShortText = ""
     suffix: ShortText = ""
     contains: ShortText = ""
+    pattern: Annotated[str, Field(max_length=200)] | None = None
+    regex: Annotated[str, Field(max_length=200)] | None = None
     min_len: Length = 0
     max_len: Length | None = None
     novel: bool = False
