@@ -115,7 +115,7 @@ def test_the_trellis_has_the_documents_that_match(regex: str, room: int) -> None
 def test_tokens_of_several_characters() -> None:
     """Every way to write a text as tokens is found, also if a token ends within a character."""
     tokenizer = BytePairTokenizer.train(["anna é", "hanna", "ñandu", "éé"] * 3, 264)
-    trellis = unroll(Automaton(parse_regex("[añé]n?.?a")), tokenizer, 4)
+    trellis = unroll(Automaton(parse_regex("[añé]n?.?a")), tokenizer, 4, "ñé")
     assert trellis
     arrays = make_guide(trellis, Contexts(tokenizer.vocab_size, 4)).arrays
     pieces = [tokenizer.encode(c)[0] for c in "an"] + list("éñ".encode()) + [256, 257, 258, 259]
@@ -135,14 +135,14 @@ def chance_by_enumeration(
     guide: GuideArrays, p: Sequence[float], texts: Iterable[str], begin: str
 ) -> float:
     """The chance that the n-gram continues `begin` to one of the texts."""
-    total, V = 0.0, guide.vocab_size
+    total = 0.0
     for text in texts:
         if not text.startswith(begin):
             continue
         chance = 1.0
         for place in range(len(begin), min(len(text) + 1, ROOM)):
             _, context = walk(guide, CHARS.encode(text[:place]))
-            chance *= p[context * V + ([*CHARS.encode(text), BOS][place])]
+            chance *= p[context * guide.vocab_size + [*CHARS.encode(text), BOS][place]]
         total += chance
     return total
 
@@ -307,14 +307,13 @@ def test_a_bad_n_gram_changes_only_the_number_of_candidates() -> None:
     docs, weights = guided_documents(model, request, guide)
     limit = limit_of(weights)
     found: list[str] = []
-    for number, (text, weight) in enumerate(
-        zip(CHARS.decode_documents(docs), weights, strict=True)
-    ):
-        draw = random.Random(number).random()
+    draws = random.Random(1)
+    for text, weight in zip(CHARS.decode_documents(docs), weights, strict=True):
+        draw = draws.random()
         found += [text] * (int(weight / limit) + (draw < weight / limit % 1))
     fitting = [text for text in TEXTS if text.endswith("ca")]
     chi2, freedom = chi_square(found, expected_shares(model, fitting, 1.0))
-    assert len(found) > 1000
+    assert len(found) > 400
     assert is_plausible(chi2, freedom), (chi2, freedom)
 
 
@@ -369,7 +368,9 @@ def test_conditions_together(given: dict[str, Any], monkeypatch: pytest.MonkeyPa
 
 def test_nothing_is_left() -> None:
     chosen = make_constraints({"regex": "ab|c", "novel": True, "exclude": ["c"]})
-    with pytest.raises(ConfigError, match="all 2 entries that satisfy the conditions are in the"):
+    with pytest.raises(
+        ConfigError, match="every entry that satisfies the conditions is in the list or excl"
+    ):
         find(tiny(1), CHARS, SampleRequest(2, 1.0, 5, BOS), chosen, lambda: ["ab", "b"])
 
 

@@ -22,7 +22,16 @@ from kamon.errors import ConfigError
 
 MAX_STATES = 4_000
 MAX_WORK = 30_000  # derivatives of parts of terms
-TOO_LARGE = "the conditions together need too many states"
+
+
+class TooLarge(ConfigError):  # noqa: N818
+    """Conditions that need too many states."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the conditions together need too many states",
+            "use a shorter regex or fewer conditions",
+        )
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,7 @@ class Automaton:
                 self.terms.append(term)
                 self.next_states.append({})
                 if after >= MAX_STATES:
-                    raise ConfigError(TOO_LARGE, "use a shorter regex, or fewer conditions")
+                    raise TooLarge
             self.next_states[state][char] = after
         return after
 
@@ -234,7 +243,7 @@ class Automaton:
         found = self.derived.get((term, kind))
         if found is None:
             if len(self.derived) > MAX_WORK:
-                raise ConfigError(TOO_LARGE, "use a shorter regex, or fewer conditions")
+                raise TooLarge
             found = self.derived[term, kind] = self._derivative(
                 term, char, lambda part: self.derivative(part, char, kind)
             )

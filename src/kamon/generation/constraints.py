@@ -35,6 +35,7 @@ from kamon.generation.automaton import (
     EMPTY,
     Automaton,
     Term,
+    TooLarge,
     complement,
     intersection,
     parse_regex,
@@ -45,10 +46,12 @@ from kamon.generation.automaton import (
 from kamon.generation.blend import BlendedModel
 from kamon.generation.lookahead import (
     Candidates,
+    Trellis,
     guided_candidates,
     make_guide,
     most_probable,
     num_documents,
+    pilot,
     survey,
     unroll,
 )
@@ -350,44 +353,72 @@ def make_plan(
     room: int,
 ) -> Plan:
     """Return how to search. Raises ConfigError if no document fulfils the conditions."""
-    terms = conditions.terms()
-    if not terms:
+    if not conditions.terms():
         return plain_plan(model, tokenizer, request, conditions)
-    term = intersection(NOT_EMPTY, *terms.values())
-    trellis = unroll(Automaton(term), tokenizer, room)
-    if trellis is None:
-        raise contradiction(terms, tokenizer, room)
-    fits = filter_of(replace(conditions, exclude=()))
-    known = {doc for doc in chain(listed, conditions.exclude) if len(doc) <= room and fits(doc)}
-    known = {doc for doc in known if not tokenizer.unknown(set(doc))}
-    most = None
-    if tokenizer.is_one_char_each:
-        most = num_documents(trellis) - len(known)
-    if known and len(known) <= MAX_SUBTRACTED and most != 0:
-        trellis = unroll(Automaton(intersection(term, complement(words(known)))), tokenizer, room)
-    if most == 0 or trellis is None:
-        raise ConfigError(
-            f"all {len(known):,} entries that satisfy the conditions are in the list or excluded",
-            "leave out novel (--copies) or exclude",
-        )
     fast = samples_fast(model) and not (conditions.truncates or request.excluded)
     effort = 1.0 if fast else SLOW
     greedy = request.temperature < COLD
-    warm = replace(request, temperature=1.0) if greedy else request
-    contexts = survey(model, warm, tokenizer, trellis, int(effort * SURVEY))
+    learned = replace(request, n=int(effort * SURVEY))
     if greedy:
-        guide = make_guide(trellis, contexts)
+        learned = replace(learned, temperature=1.0)
+    chars: set[str] = set()
+    if tokenizer.unit != "character":
+        chars.update(*sample_texts(model, tokenizer, pilot(learned, 0, learned.n))[0])
+    fits = filter_of(replace(conditions, exclude=()))
+    known = {doc for doc in chain(listed, conditions.exclude) if fits(doc)}
+    try:
+        trellis, most = trellis_of(conditions, tokenizer, room, known, chars)
+        contexts = survey(model, learned, tokenizer, trellis, learned.n, chars)
+    except TooLarge:
+        if tokenizer.unit == "character":
+            raise
+        return plain_plan(model, tokenizer, request, conditions)
+    guide = make_guide(trellis, contexts)
+    if greedy:
         best = most_probable(model, tokenizer, request, guide, fits, known, effort)
         return Plan(repeat_forever(best), 1, most)
-    if make_guide(trellis, contexts).share >= EASY and not conditions.truncates:
+    if guide.share >= EASY and not conditions.truncates:
         return replace(plain_plan(model, tokenizer, request, conditions), most=most)
     truncate = partial(allowed, request.temperature, conditions) if conditions.truncates else None
-    work = MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW
     candidates = guided_candidates(
         *(model, tokenizer, request, trellis, contexts, truncate, effort),
-        num_at_once(model, work),
+        num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW),
     )
     return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
+
+
+def trellis_of(
+    conditions: GenerationConstraints,
+    tokenizer: Tokenizer,
+    room: int,
+    known: set[str],
+    chars: set[str],
+) -> tuple[Trellis, int | None]:
+    """Return the trellis of the conditions, and `most` of a Plan.
+
+    known: documents that fulfil the conditions and are excluded or listed. If there are few, the
+        trellis does not have them.
+
+    Raises: ConfigError if no document is left.
+    """
+    terms = conditions.terms()
+    term = intersection(NOT_EMPTY, *terms.values())
+    trellis = unroll(Automaton(term), tokenizer, room, chars)
+    if trellis is None:
+        raise contradiction(terms, tokenizer, room, chars)
+    most = None
+    if tokenizer.is_one_char_each:
+        known = {doc for doc in known if len(doc) <= room and not tokenizer.unknown(set(doc))}
+        most = num_documents(trellis) - len(known)
+    if most != 0 and known and len(known) <= MAX_SUBTRACTED:
+        others = Automaton(intersection(term, complement(words(known))))
+        trellis = unroll(others, tokenizer, room, chars)
+    if most == 0 or trellis is None:
+        raise ConfigError(
+            f"every entry that satisfies the conditions is in the list or excluded: {len(known):,}",
+            "leave out novel (--copies) or exclude",
+        )
+    return trellis, most
 
 
 def num_at_once(model: LanguageModel, work: float) -> int:
@@ -419,16 +450,18 @@ def patience_of(model: LanguageModel) -> int:
     return max(PATIENCE, min(PATIENCE_BULK, affordable))
 
 
-def contradiction(terms: Mapping[str, Term], tokenizer: Tokenizer, room: int) -> ConfigError:
+def contradiction(
+    terms: Mapping[str, Term], tokenizer: Tokenizer, room: int, chars: set[str]
+) -> ConfigError:
     """Return an error that names the condition or the two that no document can fulfil."""
     limit = f"{room} {tokenizer.unit}s"
     for number in (1, 2):
         for names in combinations(terms, number):
             term = intersection(NOT_EMPTY, *(terms[name] for name in names))
             try:
-                if unroll(Automaton(term), tokenizer, room):
+                if unroll(Automaton(term), tokenizer, room, chars):
                     continue
-            except ConfigError:  # too large
+            except TooLarge:
                 continue
             if number == 1:
                 return ConfigError(

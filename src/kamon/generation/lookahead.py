@@ -18,7 +18,7 @@ import math
 from array import array
 from bisect import bisect, bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
@@ -27,8 +27,7 @@ from itertools import accumulate, pairwise
 from kamon.engines.batch import UTF_32, PackedBatch, pack_sequences
 from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
-from kamon.errors import ConfigError
-from kamon.generation.automaton import ALL, TOO_LARGE, Automaton
+from kamon.generation.automaton import ALL, Automaton, TooLarge
 from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import (
     LanguageModel,
@@ -118,51 +117,52 @@ class Guide:
 
 
 class TokenStates:
-    """The states of an automaton after tokens, whose texts may end within a character.
+    """The states of an automaton after tokens, which may end within a character.
 
-    A state is that of the automaton, and the tokens since the last whole character.
+    A state is that of the automaton, and the bytes of an unfinished character. To keep them few,
+    only characters of the conditions and of `chars` may be spread over several tokens.
     """
 
-    def __init__(self, automaton: Automaton, tokenizer: Tokenizer) -> None:
+    def __init__(self, automaton: Automaton, tokenizer: Tokenizer, chars: Iterable[str]) -> None:
         self.automaton = automaton
         self.tokenizer = tokenizer
         self.states: list[tuple[int, tuple[int, ...]]] = [(0, ())]
-        self.numbers: dict[tuple[int, tuple[int, ...]], int] = {self.states[0]: 0}
+        self.numbers = {(0, b""): 0}
         self.special = set(tokenizer.special.values())
+        spread = [char.encode() for char in {*chars, *automaton.literals}]
+        self.begins = {char[:size] for char in spread for size in range(len(char))}
         self.first = [self.step((), token) for token in range(tokenizer.vocab_size)]
 
-    def step(self, rest: tuple[int, ...], token: int) -> tuple[str, tuple[int, ...]] | None:
-        """Return the characters that a token completes, and the tokens of an unfinished one."""
+    def step(self, rest: tuple[int, ...], token: int) -> tuple[str, bytes, tuple[int, ...]] | None:
+        """Return the characters that a token completes, and what it leaves unfinished.
+
+        rest: the tokens with the bytes of an unfinished character. The last result is the new rest.
+        """
         if token in self.special:
             return None
         tokens = (*rest, token)
         unfinished = self.tokenizer.unfinished(tokens)
-        if unfinished is None:
+        if unfinished is None or unfinished not in self.begins | {b""}:
             return None
-        text = self.tokenizer.decode(tokens)
-        if not unfinished:
-            return (self.whole(text, rest), ())
-        return (self.whole(text[:-1], rest), tokens)
-
-    def whole(self, text: str, rest: tuple[int, ...]) -> str:
-        """Return `text` without the characters that `rest` had completed."""
-        return text[len(self.tokenizer.decode(rest)) - 1 :] if rest else text
+        known = max(0, len(self.tokenizer.decode(rest)) - 1)  # characters before that one
+        text = self.tokenizer.decode(tokens)[known:]
+        return (text[:-1], unfinished, tokens) if unfinished else (text, b"", ())
 
     def row(self, number: int) -> list[int]:
         """Return the number of the state after each token, −1 if there is plainly none."""
         state, rest = self.states[number]
         found = []
         for token, step in enumerate(self.first):
-            if rest:
-                step = self.step(rest, token)
+            reached = self.step(rest, token) if rest else step
             after = -1
-            if step:
-                reached = self.automaton.after(state, step[0])
-                if not self.automaton.is_dead(reached):
-                    key = reached, step[1]
+            if reached:
+                text, unfinished, tokens = reached
+                following = self.automaton.after(state, text)
+                if not self.automaton.is_dead(following):
+                    key = following, unfinished
                     after = self.numbers.setdefault(key, len(self.states))
                     if after == len(self.states):
-                        self.states.append(key)
+                        self.states.append((following, tokens))
             found.append(after)
         return found
 
@@ -171,12 +171,16 @@ class TokenStates:
         return not rest and self.automaton.accepts(state)
 
 
-def unroll(automaton: Automaton, tokenizer: Tokenizer, room: int) -> Trellis | None:
+def unroll(
+    automaton: Automaton, tokenizer: Tokenizer, room: int, chars: Iterable[str] = ()
+) -> Trellis | None:
     """Return the trellis of documents of at most `room` tokens. None if none is accepted.
 
-    Raises: ConfigError if it becomes too large.
+    chars: see TokenStates.
+
+    Raises: TooLarge.
     """
-    states = TokenStates(automaton, tokenizer)
+    states = TokenStates(automaton, tokenizer, chars)
     rows = explore(states, room)
     least = tokens_to_accept(states, rows)
     vocab_size = tokenizer.vocab_size
@@ -203,7 +207,7 @@ def unroll(automaton: Automaton, tokenizer: Tokenizer, room: int) -> Trellis | N
         first += len(layer)
         layer = list(following)
         if len(next_nodes) > MAX_ENTRIES:
-            raise ConfigError(TOO_LARGE, "use a smaller max_len, or fewer conditions")
+            raise TooLarge
     return Trellis(vocab_size, tokenizer.bos, room, positions, next_nodes, ends)
 
 
@@ -215,7 +219,7 @@ def explore(states: TokenStates, room: int) -> list[list[int]]:
         if len(rows) == end:
             break
         if end * len(states.first) > MAX_ENTRIES:
-            raise ConfigError(TOO_LARGE, "use a smaller max_len, or fewer conditions")
+            raise TooLarge
         rows.extend(states.row(number) for number in range(len(rows), end))
     rows.extend([-1] * len(states.first) for _ in range(len(rows), len(states.states)))
     return rows
@@ -508,13 +512,20 @@ def allowed_probabilities(logits: Sequence[float], request: SampleRequest) -> li
 
 
 def survey(
-    model: LanguageModel, request: SampleRequest, tokenizer: Tokenizer, trellis: Trellis, n: int
+    model: LanguageModel,
+    request: SampleRequest,
+    tokenizer: Tokenizer,
+    trellis: Trellis,
+    n: int,
+    chars: Iterable[str] = (),
 ) -> Contexts:
     """Return the n-gram of a model, from n samples without conditions.
 
-    trellis: of the conditions for which the n-gram will be used.
+    Args:
+        trellis: of the conditions for which the n-gram will be used.
+        chars: see TokenStates.
     """
-    everything = unroll(Automaton(ALL), tokenizer, trellis.room)
+    everything = unroll(Automaton(ALL), tokenizer, trellis.room, chars)
     assert everything
     contexts = Contexts(trellis.vocab_size, trellis.room, max_contexts(trellis))
     for number in (0, 1):  # the first to choose the contexts
