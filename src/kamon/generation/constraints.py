@@ -80,7 +80,9 @@ MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much m
 MAX_SUBTRACTED = 100  # known documents that a guide leaves out
 EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
 SURVEY = 1000  # documents without conditions that a guide learns from
-SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model
+SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
+MAX_FLOPS_SURVEY = 2e9  # parameters times tokens of these documents
+MAX_FLOPS_SURVEY_SLOW = 5e7
 COLD = 0.01  # a temperature below it counts as 0 if few documents fulfil the conditions
 TEXTS = ("prefix", "suffix", "contains")
 NOT_EMPTY = complement(EMPTY)
@@ -356,9 +358,10 @@ def make_plan(
     if not conditions.terms():
         return plain_plan(model, tokenizer, request, conditions)
     fast = samples_fast(model) and not (conditions.truncates or request.excluded)
-    effort = 1.0 if fast else SLOW
+    affordable = num_at_once(model, MAX_FLOPS_SURVEY if fast else MAX_FLOPS_SURVEY_SLOW)
+    effort = min(1.0 if fast else SLOW, affordable / SURVEY)
     greedy = request.temperature < COLD
-    learned = replace(request, n=int(effort * SURVEY))
+    learned = replace(request, n=max(10, int(effort * SURVEY)))
     if greedy:
         learned = replace(learned, temperature=1.0)
     chars: set[str] = set()
