@@ -283,10 +283,11 @@ def is_plausible(chi2: float, freedom: int) -> bool:
 
 
 @needs_native
-@pytest.mark.parametrize("easy", [0.0, 2.0])
-@pytest.mark.parametrize("regex", REGEXES)
+@pytest.mark.parametrize(
+    ("regex", "easy"), [("a*b.*", 0.0), ("[ab]*c?", 0.0), *((regex, 2.0) for regex in REGEXES)]
+)
 def test_samples_follow_the_model(regex: str, easy: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """100,000 samples by rejection, and the same guided, against all documents of the model."""
+    """100,000 samples by rejection, and as many guided, against all documents of the model."""
     monkeypatch.setattr(constraints, "EASY", easy)
     model = blended(11)
     request = SampleRequest(100_000, 0.8, 5, BOS)
