@@ -45,8 +45,12 @@ def regexes() -> st.SearchStrategy[str]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(regexes())
-def test_regexes_match_what_python_matches(regex: str) -> None:
+@given(regexes(), st.lists(st.tuples(st.sampled_from("=!"), regexes(), regexes()), max_size=2))
+def test_regexes_match_what_python_matches(
+    regex: str, look_aheads: list[tuple[str, str, str]]
+) -> None:
+    for sign, ahead, before in look_aheads:
+        regex = f"(?:{before})(?{sign}{ahead}){regex}"
     try:
         expected = re.compile(regex)
     except re.error:  # such as a quantifier after a quantifier
@@ -62,6 +66,7 @@ def test_regexes_match_what_python_matches(regex: str) -> None:
         ("^ab$|^b", {"ab", "b"}),
         (r"\Aa\Z", {"a"}),
         ("(?i)AB", {"ab"}),
+        ("(?=.*1)(?!.*b)..|b(?=a)a", {"a1", "1a", "11", "ba"}),
         ("a{", set()),
         ("(?P<first>a)(?:b|1)", {"ab", "a1"}),
         (r"\141[\]a]?", {"a", "aa"}),
@@ -78,8 +83,8 @@ def test_syntax(regex: str, texts: set[str]) -> None:
     ("regex", "message"),
     [
         (r"(a)\1", "has a back-reference at position 4"),
-        ("a(?=b)", "has look-around at position 2"),
-        ("(?<!a)b", "has look-around at position 1"),
+        ("(?:a(?=b))b", "has a look-ahead in a group at position 5"),
+        ("(?<!a)b", "has a look-behind at position 1"),
         (r"a\b", "has a word boundary at position 2"),
         ("a^b", "has a start that is not at the beginning at position 2"),
         ("(a$)b", "has an end that is not at the end at position 3"),

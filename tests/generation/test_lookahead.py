@@ -172,14 +172,16 @@ def test_contexts_know_the_longest_known_tokens() -> None:
     """And p of each is a mean of what the model said there, close to that of shorter ones."""
     model = tiny(3)
     contexts = Contexts(CHARS.vocab_size, ROOM)
-    docs = pack_sequences([CHARS.encode(text) for text in ["abca", "abcb", "abc", "cab", "ca"]])
+    docs = pack_sequences(
+        [CHARS.encode(text) for text in ["abca", "abcb", "abc", "cab", "ca", "cb"]]
+    )
     contexts.learn(docs)
     known = {(ord(key[0]) - 1, tuple(map(ord, key[1:]))) for key in contexts.keys}
     assert (2, (0, 1)) in known  # "ab", three times
     assert (2, (2, 0)) not in known  # "ca", twice
     assert (-1, (0, 1)) in known
     guide = make_guide(trellis_of(".*"), contexts).arrays
-    for text in ["", "a", "ab", "abc", "abca", "ca", "cab", "b", "bb"]:
+    for text in ["", "a", "ab", "abc", "abca", "ca", "cab", "cb", "b", "bb"]:
         _, context = walk(guide, CHARS.encode(text))
         longest = next(
             (len(text), tokens)

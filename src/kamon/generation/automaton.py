@@ -282,7 +282,8 @@ GROUP = re.compile(r"\((?:\?(?:([aisu]*):|P<\w+>))?(?!\?)")
 FLAGS = re.compile(r"\(\?([aisu]+)\)")
 FLAG_OF = {"a": re.ASCII, "i": re.IGNORECASE, "s": re.DOTALL, "u": re.UNICODE}
 NOT_REGULAR = {  # what no automaton of characters can follow, by how it begins
-    r"\(\?<?[=!]": "look-around",
+    r"\(\?[=!]": "a look-ahead in a group",
+    r"\(\?<[=!]": "a look-behind",
     r"\(\?P=|\\[1-9]": "a back-reference",
     r"\(\?\(": "a conditional group",
     r"\(\?>": "an atomic group",
@@ -298,8 +299,10 @@ NOT_REGULAR = {  # what no automaton of characters can follow, by how it begins
 def parse_regex(regex: str) -> Term:
     r"""Return the texts that a regular expression of Python matches as a whole.
 
+    Look-ahead is possible outside of groups.
+
     Raises: ConfigError for what Python does not understand, and for what is not regular, such as
-        back-references and look-around.
+        back-references.
     """
     compile_regex(regex)
     try:
@@ -340,8 +343,17 @@ class RegexParser:
                 if self.regex[self.place : self.place + 1] in ("", "|"):
                     break
                 self.place = begin
+            if not depth and (self.skip(("(?=",)) or self.skip(("(?!",))):
+                found.append(self.look_ahead(flags, self.regex[begin + 2] == "!"))
+                break
             found.append(self.quantified(self.item(flags, depth)))
         return sequence(*found)
+
+    def look_ahead(self, flags: int, negative: bool) -> Term:
+        """Read a look-ahead, whose beginning has been read, and the rest of the alternative."""
+        begins = sequence(self.alternatives(flags, 1), ALL)
+        self.place += 1  # the closing bracket
+        return intersection(complement(begins) if negative else begins, self.items(flags, 0))
 
     def skip(self, tokens: tuple[str, ...]) -> bool:
         token = next((each for each in tokens if self.regex.startswith(each, self.place)), "")
