@@ -22,6 +22,7 @@ from kamon.engines.batch import pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.parameters import init
+from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
 from kamon.evaluation.nearest import logprobs
 from kamon.generation import constraints, lookahead
@@ -86,7 +87,7 @@ def walk(guide: GuideArrays, tokens: Iterable[int]) -> tuple[int, int]:
 
 def taught(model: LanguageModel, regex: str, n: int = 40) -> tuple[Guide, Contexts]:
     request = SampleRequest(n, 1.0, 5, BOS)
-    contexts = survey(model, request, CHARS, trellis_of(regex), n)
+    contexts = survey(model, request, trellis_of(".*|"), trellis_of(regex))
     return make_guide(trellis_of(regex), contexts), contexts
 
 
@@ -322,7 +323,7 @@ def test_a_bad_n_gram_changes_only_the_number_of_candidates() -> None:
 
 def test_limit() -> None:
     assert limit_of([1.0] * 9) == 1
-    assert limit_of([0.0, 0.0]) == 1
+    assert limit_of([0.0, 0.0]) == 0
     weights = [1.0] * 190 + [11.0]  # its surplus above 1 is 10 of 201, the one above 11 nothing
     assert limit_of(weights) == 1
     assert limit_of([*weights[:150], 11.0]) == 11
@@ -403,15 +404,32 @@ def test_arrays_that_do_not_fit() -> None:
         engine.sample_guided(1, 1.0, 5, 0, replace(good, ends=good.ends[1:]), guide.chances)
 
 
-def test_candidates_are_counted_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_are_counted_by_weight() -> None:
     """A candidate of weight w is w / limit samples on average, at a draw of its own."""
     model, request = tiny(7), SampleRequest(300, 1.0, 5, BOS)
-    trellis = trellis_of(".*b")
-    contexts = survey(model, request, CHARS, trellis, 20)
-    monkeypatch.setattr(lookahead, "STAGES", ((20, 100), (20, 300)))
-    monkeypatch.setattr(lookahead, "GOOD", 0.0)  # one round
-    found = list(guided_candidates(model, CHARS, request, trellis, contexts, None, 1.0, 50))
+    guide = replace(taught(model, ".*b")[0], limit=0.8)
+    found = list(guided_candidates(model, CHARS, request, [(guide, 200), (guide, 300)], None, 50))
     assert len(found) == 300
-    times = Counter(times for _, _, times in found)
-    assert set(times) <= {0, 1, 2, 3}
-    assert times[1] > 100
+    times = 0.0
+    for number, (text, size, copies) in enumerate(found):
+        tokens, weight = guided_document(model, request, guide, number)
+        assert (text, size) == (CHARS.decode(tokens), len(tokens))
+        draw = uniform(5, number, ROOM)
+        assert copies == math.floor(weight / 0.8) + (draw < weight / 0.8 % 1)
+        times += weight / 0.8
+    assert sum(copies for _, _, copies in found) == pytest.approx(times, rel=0.1)
+
+
+@needs_native
+@pytest.mark.parametrize("temperature", [0.02, 0.05, 0.3])
+def test_cold_samples(temperature: float) -> None:
+    """Also if the probabilities are too small for the engine: then the most probable document."""
+    model = tiny(4, "native", std=1.5)
+    fitting = [text for text in TEXTS if text.endswith("ca")]
+    request = SampleRequest(4000, temperature, 5, BOS)
+    found = find(model, CHARS, request, make_constraints({"suffix": "ca"}), list).texts
+    assert len(found) == 4000
+    if temperature == 0.3:
+        chi2, freedom = chi_square(found, expected_shares(model, fitting, temperature))
+        assert is_plausible(chi2, max(1, freedom)), (chi2, freedom)
+    assert set(found) <= set(fitting)

@@ -48,6 +48,7 @@ from kamon.generation.lookahead import (
     Candidates,
     Trellis,
     guided_candidates,
+    guides_for,
     make_guide,
     most_probable,
     num_documents,
@@ -82,7 +83,7 @@ EASY = 0.2  # share of documents that fulfil the conditions, for which nothing i
 SURVEY = 1000  # documents without conditions that a guide learns from
 SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
 MAX_FLOPS_SURVEY = 2e9  # parameters times tokens of these documents
-MAX_FLOPS_SURVEY_SLOW = 5e7
+MAX_FLOPS_SURVEY_SLOW = 2e7
 COLD = 0.01  # a temperature below it counts as 0 if few documents fulfil the conditions
 TEXTS = ("prefix", "suffix", "contains")
 NOT_EMPTY = complement(EMPTY)
@@ -355,39 +356,45 @@ def make_plan(
     room: int,
 ) -> Plan:
     """Return how to search. Raises ConfigError if no document fulfils the conditions."""
+    plain = plain_plan(model, tokenizer, request, conditions)
     if not conditions.terms():
-        return plain_plan(model, tokenizer, request, conditions)
+        return plain
     fast = samples_fast(model) and not (conditions.truncates or request.excluded)
-    affordable = num_at_once(model, MAX_FLOPS_SURVEY if fast else MAX_FLOPS_SURVEY_SLOW)
-    effort = min(1.0 if fast else SLOW, affordable / SURVEY)
-    greedy = request.temperature < COLD
+    work = MAX_FLOPS_SURVEY if samples_fast(model) else MAX_FLOPS_SURVEY_SLOW
+    effort = min(1.0 if fast else SLOW, num_at_once(model, work) / SURVEY)
     learned = replace(request, n=max(10, int(effort * SURVEY)))
-    if greedy:
-        learned = replace(learned, temperature=1.0)
+    warm = replace(learned, temperature=1.0)
     chars: set[str] = set()
     if tokenizer.unit != "character":
-        chars.update(*sample_texts(model, tokenizer, pilot(learned, 0, learned.n))[0])
+        chars.update(*sample_texts(model, tokenizer, pilot(warm, 0, warm.n))[0])
     fits = filter_of(replace(conditions, exclude=()))
     known = {doc for doc in chain(listed, conditions.exclude) if fits(doc)}
     try:
         trellis, most = trellis_of(conditions, tokenizer, room, known, chars)
-        contexts = survey(model, learned, tokenizer, trellis, learned.n, chars)
+        everything = unroll(Automaton(ALL), tokenizer, room, chars)
     except TooLarge:
         if tokenizer.unit == "character":
             raise
-        return plain_plan(model, tokenizer, request, conditions)
-    guide = make_guide(trellis, contexts)
-    if greedy:
-        best = most_probable(model, tokenizer, request, guide, fits, known, effort)
-        return Plan(repeat_forever(best), 1, most)
-    if guide.share >= EASY and not conditions.truncates:
-        return replace(plain_plan(model, tokenizer, request, conditions), most=most)
-    truncate = partial(allowed, request.temperature, conditions) if conditions.truncates else None
-    candidates = guided_candidates(
-        *(model, tokenizer, request, trellis, contexts, truncate, effort),
-        num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW),
-    )
-    return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
+        return plain
+    assert everything
+    if request.temperature >= COLD:
+        contexts = survey(model, learned, everything, trellis)
+        if make_guide(trellis, contexts).share >= EASY and not conditions.truncates:
+            return replace(plain, most=most)
+        truncate = None
+        if conditions.truncates:
+            truncate = partial(allowed, request.temperature, conditions)
+        guides = guides_for(model, request, trellis, contexts, truncate, effort)
+        first, end = next(guides)
+        if first.limit:
+            at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
+            guides = chain([(first, end)], guides)
+            candidates = guided_candidates(model, tokenizer, request, guides, truncate, at_once)
+            return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
+    # So cold that only the most probable document counts.
+    guide = make_guide(trellis, survey(model, warm, everything, trellis))
+    best = most_probable(model, tokenizer, request, guide, fits, known, effort)
+    return Plan(repeat_forever(best), 1, most)
 
 
 def trellis_of(

@@ -27,7 +27,7 @@ from itertools import accumulate, pairwise
 from kamon.engines.batch import UTF_32, PackedBatch, pack_sequences
 from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
-from kamon.generation.automaton import ALL, Automaton, TooLarge
+from kamon.generation.automaton import Automaton, TooLarge
 from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import (
     LanguageModel,
@@ -50,7 +50,7 @@ MIN_VISITS = 3  # of a context that is told apart from the shorter one
 TRUST = 1.0  # how many tokens after a context count as much as its prior
 PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
 # Candidates of a round under conditions, for the weights and the n-gram, and the number of the
-# candidate up to which that guide is good enough. Many samples are worth a better one.
+# candidate before which that guide is good enough.
 STAGES = ((500, 5_000), (4000, 1 << 40))
 ROUNDS = 4
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
@@ -512,25 +512,19 @@ def allowed_probabilities(logits: Sequence[float], request: SampleRequest) -> li
 
 
 def survey(
-    model: LanguageModel,
-    request: SampleRequest,
-    tokenizer: Tokenizer,
-    trellis: Trellis,
-    n: int,
-    chars: Iterable[str] = (),
+    model: LanguageModel, request: SampleRequest, everything: Trellis, trellis: Trellis
 ) -> Contexts:
-    """Return the n-gram of a model, from n samples without conditions.
+    """Return the n-gram of a model, from `request.n` samples without conditions.
 
     Args:
-        trellis: of the conditions for which the n-gram will be used.
-        chars: see TokenStates.
+        everything: the trellis of all documents.
+        trellis: that of the conditions for which the n-gram will be used.
     """
-    everything = unroll(Automaton(ALL), tokenizer, trellis.room, chars)
-    assert everything
     contexts = Contexts(trellis.vocab_size, trellis.room, max_contexts(trellis))
     for number in (0, 1):  # the first to choose the contexts
         guide = make_guide(everything, contexts)
-        docs, _ = guided_documents(model, pilot(request, number, n), guide, None, contexts)
+        some = pilot(request, number, request.n)
+        docs, _ = guided_documents(model, some, guide, None, contexts)
         if number == 0:
             contexts.learn(docs)
     return contexts
@@ -569,13 +563,16 @@ def tuned_guide(
         some = pilot(request, first_round + number, n)
         docs, weights = guided_documents(model, some, guide, truncate, contexts)
         limit = limit_of(weights)
-        if math.fsum([min(1.0, weight / limit) for weight in weights]) >= GOOD * n:
+        if math.fsum([min(limit, weight) for weight in weights]) >= GOOD * n * limit:
             break
     return replace(guide, limit=limit)
 
 
 def limit_of(weights: Sequence[float]) -> float:
-    """Return the smallest of the weights above which lies at most SURPLUS of their sum."""
+    """Return the smallest of the weights above which lies at most SURPLUS of their sum.
+
+    It is 0 if all of them are.
+    """
     ordered = sorted(weights, reverse=True)
     allowed, above = SURPLUS * math.fsum(weights), 0.0  # above: the sum of what exceeds the limit
     limit = ordered[0]
@@ -584,33 +581,27 @@ def limit_of(weights: Sequence[float]) -> float:
         if above > allowed or not weight:
             break
         limit = weight
-    return limit or 1.0
+    return limit
 
 
 def guided_candidates(
     model: LanguageModel,
     tokenizer: Tokenizer,
     request: SampleRequest,
-    trellis: Trellis,
-    contexts: Contexts,
+    guides: Iterable[tuple[Guide, int]],
     truncate: Truncate | None,
-    effort: float,
     at_once: int,
 ) -> Candidates:
     """Yield all candidates, made `at_once` at most.
 
-    effort: how many of the usual candidates to learn from.
+    guides: each with the number of the candidate before which it ends.
     """
-    done, size = 0, max(200, int(effort * 2 * request.n))
-    for stage, (n, end) in enumerate(STAGES):
-        rounds = 2 + stage * ROUNDS  # that were before
-        n, end = max(10, int(effort * n)), int(effort * end)
-        guide = tuned_guide(model, request, trellis, contexts, truncate, n, rounds)
-        teaches = contexts if stage + 1 < len(STAGES) else None
+    done, size = 0, max(200, 2 * request.n)
+    for guide, end in guides:
         while done < end:
             size = min(size, end - done, at_once)
             some = replace(request, n=size, first=done)
-            docs, weights = guided_documents(model, some, guide, truncate, teaches)
+            docs, weights = guided_documents(model, some, guide, truncate)
             texts = tokenizer.decode_documents(docs)
             draws = uniforms(request.seed, done, size, model.config.block_size)
             for i, text in enumerate(texts):
@@ -618,7 +609,27 @@ def guided_candidates(
                 times = int(share) + (draws[i] < share - int(share))
                 yield text, docs.offsets[i + 1] - docs.offsets[i], times
             done, size = done + size, 4 * size
-        contexts.learn(docs)
+
+
+def guides_for(
+    model: LanguageModel,
+    request: SampleRequest,
+    trellis: Trellis,
+    contexts: Contexts,
+    truncate: Truncate | None,
+    effort: float,
+) -> Iterator[tuple[Guide, int]]:
+    """Yield guides, each with the number of the candidate before which it ends.
+
+    Many samples are worth a better guide, unless the model is slow.
+
+    effort: how many of the usual candidates to learn from.
+    """
+    stages = STAGES if effort == 1 else ((STAGES[0][0], STAGES[-1][1]),)
+    for number, (n, end) in enumerate(stages):
+        rounds = 2 + number * ROUNDS  # that were before
+        n = max(10, int(effort * n))
+        yield tuned_guide(model, request, trellis, contexts, truncate, n, rounds), end
 
 
 def most_probable(
