@@ -165,7 +165,7 @@ class GenerationConstraints:
             found[f"suffix {self.suffix!r}"] = sequence(ALL, words([self.suffix]))
         if self.contains:
             found[f"contains {self.contains!r}"] = sequence(ALL, words([self.contains]), ALL)
-        if self.min_len > 1:
+        if self.min_len:
             found[f"min_len {self.min_len}"] = repeat(ANY, self.min_len)
         if self.max_len is not None:
             found[f"max_len {self.max_len}"] = repeat(ANY, 0, self.max_len)
@@ -393,6 +393,8 @@ def make_plan(
             return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
     # So cold that only the most probable document counts.
     guide = make_guide(trellis, survey(model, warm, everything, trellis))
+    if request.temperature < COLD:
+        request = replace(request, temperature=0.0)
     best = most_probable(model, tokenizer, request, guide, fits, known, effort)
     return Plan(repeat_forever(best), 1, most)
 

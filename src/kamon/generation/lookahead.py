@@ -33,6 +33,7 @@ from kamon.generation.sampling import (
     LanguageModel,
     PrefixCache,
     SampleRequest,
+    log_sum_exp,
     prefill,
     probabilities,
 )
@@ -54,6 +55,7 @@ PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
 STAGES = ((500, 5_000), (4000, 1 << 40))
 ROUNDS = 4
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
+MAX_EXPANSIONS = 1e7  # tokens that might follow these
 GOOD = 0.5  # share of candidates kept that needs no other round
 SURPLUS = (
     0.05  # share of the weights above the limit: of candidates that become two samples or more
@@ -643,31 +645,35 @@ def most_probable(
 ) -> tuple[str, int, int]:
     """Return the most probable document that fits and is not known, as a candidate.
 
-    The search reads the most promising beginning first. It hardly ever misses the best document:
-    only if the n-gram takes too little for the chance of the end.
+    The search reads the most promising beginning first. It misses the best document only if the
+    n-gram takes too little for the chance of an end. Temperature 0 counts as 1 here.
+
+    guide: with the chances at temperature 1.
     """
-    arrays = guide.arrays
-    vocab_size, bos = arrays.vocab_size, request.bos
+    arrays, bos = guide.arrays, request.bos
+    scale = 1 / (request.temperature or 1.0)
+    stay = [v for v in range(arrays.vocab_size) if v not in request.excluded]
     prefixes = PrefixCache(model, bos, request.prompt_tokens)
+    most = min(effort * MAX_READS, MAX_EXPANSIONS / arrays.vocab_size)
     # −log p with the chance of the rest, −log p, tokens, node, context, and whether it has ended
     heap: list[tuple[float, float, tuple[int, ...], int, int, bool]] = [(0, 0, (), 0, 0, False)]
-    while heap and prefixes.reads < effort * MAX_READS:
+    while heap and prefixes.reads < most:
         _, cost, tokens, node, context, ended = heappop(heap)
         if ended or arrays.ends[node] == FULL:
             text = tokenizer.normal(tokenizer.decode(tokens))
             if fits(text) and text not in known:
                 return text, len(tokens), 1
             continue
-        p = allowed_probabilities(prefixes.logits(tokens), replace(request, temperature=1.0))
-        if arrays.ends[node] and p[bos]:
-            own = cost - math.log(p[bos])
+        logits = [scale * logit for logit in prefixes.logits(tokens)]
+        base = cost + log_sum_exp([logits[v] for v in stay])
+        if arrays.ends[node]:
+            own = base - logits[bos]
             heappush(heap, (own, own, tokens, node, context, True))
-        for v in range(vocab_size):
-            after = arrays.next_nodes[node * vocab_size + v]
-            if after < 0 or not p[v]:
-                continue
-            reached = arrays.after[context * vocab_size + v]
-            own = cost - math.log(p[v])
-            promise = own - math.log(chance_after(guide, len(tokens), context, v, after))
-            heappush(heap, (promise, own, (*tokens, v), after, reached, False))
+        for v in stay:
+            after = arrays.next_nodes[node * arrays.vocab_size + v]
+            if after >= 0:
+                chance = chance_after(guide, len(tokens), context, v, after)
+                promise = base - logits[v] - scale * math.log(chance)
+                reached = arrays.after[context * arrays.vocab_size + v]
+                heappush(heap, (promise, base - logits[v], (*tokens, v), after, reached, False))
     return "", 0, 0
