@@ -711,7 +711,7 @@ FLAGS: list[tuple[str | list[str], int, str]] = [
     (["complete", "B", "\udcff", "--json"], 1, r"character '\udcff' (U+DCFF), number 1 in"),
     ("complete B xxxxxx", 2, "the prefix has 6 tokens, and the model's block_size 6 allows"),
     (["sample", "B", "--prefix", "e\ud800"], 1, r"'\ud800' (U+D800), number 2"),
-    ("sample B --prefix xxxxxxx", 2, "has 7 tokens, more than the model's block_size 6 allows"),
+    ("sample B --prefix xxxxxxx", 2, "prefix 'xxxxxxx' is impossible: the model cannot write"),
     ("sample B --max-len 99", 2, "max_len 99 is above the 12 characters"),
     ("fill B a_", 2, "the tokens of this model are pieces of text"),
     (

@@ -84,6 +84,7 @@ SURVEY = 1000  # documents without conditions that a guide learns from
 SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
 MAX_FLOPS_SURVEY = 2e9  # parameters times tokens of these documents
 MAX_FLOPS_SURVEY_SLOW = 2e7
+LEAST_WEIGHT = 1e-12  # of guided candidates: a lower one means that the temperature is very low
 COLD = 0.01  # a temperature below it counts as 0 if few documents fulfil the conditions
 TEXTS = ("prefix", "suffix", "contains")
 NOT_EMPTY = complement(EMPTY)
@@ -386,7 +387,7 @@ def make_plan(
             truncate = partial(allowed, request.temperature, conditions)
         guides = guides_for(model, request, trellis, contexts, truncate, effort)
         first, end = next(guides)
-        if first.limit:
+        if first.limit > LEAST_WEIGHT:
             at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
             guides = chain([(first, end)], guides)
             candidates = guided_candidates(model, tokenizer, request, guides, truncate, at_once)
