@@ -16,6 +16,7 @@ has found all of them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -57,12 +58,14 @@ from kamon.generation.lookahead import (
     unroll,
 )
 from kamon.generation.sampling import (
+    INVALID,
     LanguageModel,
     SampleRequest,
     as_text,
     check_room,
     prefill,
     probabilities,
+    sample,
     sample_texts,
     sample_token,
 )
@@ -79,6 +82,7 @@ MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens before `should_stop` is asked
 MAX_FLOPS_AT_ONCE_SLOW = 2e6
 MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much memory
 MAX_SUBTRACTED = 100  # known documents that a guide leaves out
+MAX_CHARS = 100  # that tokens may spread over several ones: the most frequent ones
 EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
 SURVEY = 1000  # documents without conditions that a guide learns from
 SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
@@ -367,7 +371,8 @@ def make_plan(
     warm = replace(learned, temperature=1.0)
     chars: set[str] = set()
     if tokenizer.unit != "character":
-        chars.update(*sample_texts(model, tokenizer, pilot(warm, 0, warm.n))[0])
+        texts = tokenizer.decode_documents(sample(model, pilot(warm, 0, warm.n)))
+        chars = {char for char, _ in Counter("".join(texts)).most_common(MAX_CHARS)} - {INVALID}
     fits = filter_of(replace(conditions, exclude=()))
     known = {doc for doc in chain(listed, conditions.exclude) if fits(doc)}
     try:

@@ -118,6 +118,9 @@ class Guide:
 # ---- the trellis
 
 
+Step = tuple[str, bytes, tuple[int, ...]] | None  # see `TokenStates.step`
+
+
 class TokenStates:
     """The states of an automaton after tokens, which may end within a character.
 
@@ -133,7 +136,7 @@ class TokenStates:
         self.special = set(tokenizer.special.values())
         spread = [char.encode() for char in {*chars, *automaton.literals}]
         self.begins = {char[:size] for char in spread for size in range(len(char))}
-        self.first = [self.step((), token) for token in range(tokenizer.vocab_size)]
+        self.steps: dict[tuple[int, ...], list[Step]] = {}
 
     def step(self, rest: tuple[int, ...], token: int) -> tuple[str, bytes, tuple[int, ...]] | None:
         """Return the characters that a token completes, and what it leaves unfinished.
@@ -153,9 +156,11 @@ class TokenStates:
     def row(self, number: int) -> list[int]:
         """Return the number of the state after each token, −1 if there is plainly none."""
         state, rest = self.states[number]
+        if rest not in self.steps:
+            tokens_of_vocabulary = range(self.tokenizer.vocab_size)
+            self.steps[rest] = [self.step(rest, token) for token in tokens_of_vocabulary]
         found = []
-        for token, step in enumerate(self.first):
-            reached = self.step(rest, token) if rest else step
+        for reached in self.steps[rest]:
             after = -1
             if reached:
                 text, unfinished, tokens = reached
@@ -220,10 +225,10 @@ def explore(states: TokenStates, room: int) -> list[list[int]]:
         end = len(states.states)
         if len(rows) == end:
             break
-        if end * len(states.first) > MAX_ENTRIES:
+        if end * states.tokenizer.vocab_size > MAX_ENTRIES:
             raise TooLarge
         rows.extend(states.row(number) for number in range(len(rows), end))
-    rows.extend([-1] * len(states.first) for _ in range(len(rows), len(states.states)))
+    rows.extend([-1] * states.tokenizer.vocab_size for _ in range(len(rows), len(states.states)))
     return rows
 
 
