@@ -32,14 +32,14 @@ from kamon.tokenizers.base import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model: `sample` new documents, `save` it.
+    """A trained model, which can `sample` documents and `save` itself.
 
-    Several threads may use one model at a time. A model can be copied and pickled. It is equal
-    only to itself.
+    Several threads may use one model at the same time. You can copy and pickle a model. It is
+    equal only to itself.
 
     Attributes:
-        metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss (the
-            validation loss) of some.
+        metrics: step, loss (nats per token) and learning_rate of each step. Some steps also have
+            held_out_loss, the validation loss.
         training: the data, the engine and the progress of the training.
     """
 
@@ -48,7 +48,7 @@ class Model:
     engine: Engine
     metrics: Metrics = field(repr=False)
     training: TrainingRecord
-    documents: bytes | Documents = field(repr=False)  # bytes as they are stored
+    documents: bytes | Documents = field(repr=False)  # bytes: in the form that is stored
 
     def __repr__(self) -> str:
         source, steps = self.training.corpus.source, len(self.metrics)
@@ -65,11 +65,11 @@ class Model:
 
     @cached_property
     def language_model(self) -> Engine | BlendedModel:
-        """What samples and scores: the engine, or its blend with the n-gram of the whole list."""
+        """The engine or its blend with the n-gram of the whole list. It samples and scores."""
         return self.blended_with(self.docs)
 
     def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel:
-        """Return the engine's blend with the n-gram of these documents, or only the engine."""
+        """Return the blend with the n-gram of these documents, or the engine if it has no blend."""
         blend = self.training.blend
         if blend is None:
             return self.engine
@@ -78,7 +78,7 @@ class Model:
         return BlendedModel(self.engine, ngram, blend.weight)
 
     def without_blend(self) -> Model:
-        """Return the GPT only: a model that is not blended with an n-gram."""
+        """Return this model without its n-gram."""
         return replace(self, training=self.training.without_blend())
 
     def parts(self) -> tuple[Documents, Documents]:
@@ -87,15 +87,13 @@ class Model:
 
     @property
     def writes_text(self) -> bool:
-        """Whether it was trained on a text, which has no end, and not on documents."""
+        """Whether the model was trained on a text, which has no end, and not on documents."""
         return self.config.mode == "text"
 
     def check_documents(self, what: str) -> None:
-        """Raise ConfigError for a model of a text. `what` needs documents, which have an end."""
+        """Raise ConfigError for a model of a text. what: the feature that needs a list."""
         if self.writes_text:
-            raise ConfigError(
-                f"{what}, and this model was trained on a text", "use a model of a list"
-            )
+            raise ConfigError(f"{what} needs a model of a list, and this one was trained on a text")
 
     @property
     def num_params(self) -> int:
@@ -111,14 +109,14 @@ class Model:
     ) -> list[str]:
         """Sample n documents. Sample i depends only on the seed, i and the model, not on n.
 
-        A document as long as block_size is one that the model did not end.
+        If a document has block_size tokens, the model did not end it.
 
         Args:
-            temperature: by default that of the Config. 0 takes the most likely token each time.
+            temperature: by default that of the Config. With 0 each token is the most likely one.
             seed: by default that of the Config.
             conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6 or
                 novel=True. For a model of a text: length in tokens (500). If too few documents
-                satisfy the conditions, there are fewer than n samples.
+                satisfy the conditions, you get fewer than n samples.
         """
         return self.generate(n, temperature=temperature, seed=seed, **conditions).texts
 
@@ -131,9 +129,9 @@ class Model:
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Any,
     ) -> SampleResult:
-        """Return the samples of `sample`, their numbers, and how many samples were tried.
+        """Return the samples of `sample`, their numbers, and how many samples Kamon tried.
 
-        should_stop: ends a search under conditions, see `kamon.generation.constraints.find`.
+        should_stop: can end a search for samples, see `kamon.generation.constraints.find`.
         """
         n = require_int("the number of samples", n, 0)
         given: dict[str, Any] = {"temperature": temperature, "seed": seed}
@@ -157,14 +155,14 @@ class Model:
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model directory. StoreError if the path exists or cannot be written."""
+        """Write the model directory. Raises StoreError if the path exists or is not writable."""
         model_dir.save(
             path, to_checkpoint(self, self.engine.state()["params"]), overwrite=overwrite
         )
 
 
 def to_checkpoint(model: Model, params: array[float], state: State | None = None) -> Checkpoint:
-    """Return what is stored of a model. With `state`, its training can be resumed."""
+    """Return the checkpoint of a model. With `state`, its training can be resumed."""
     return Checkpoint(
         *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
         state,
@@ -172,9 +170,11 @@ def to_checkpoint(model: Model, params: array[float], state: State | None = None
 
 
 def as_model(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
-    """Return a model, loaded if it is given as a directory. ConfigError for anything else.
+    """Return the model, or load it if it is given as a directory.
 
     how: the other arguments of `load`.
+
+    Raises: ConfigError for anything else.
     """
     if isinstance(model, str | PathLike):
         return load(model, **how)

@@ -18,9 +18,9 @@ from kamon.storage.base_file import read_base
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-BASE = "base"  # the one that Kamon ships
-SCRATCH = "scratch"  # none
-NEW_LOGIT_SPREAD = 0.3  # of a new token's row of lm_head, relative to the other rows
+BASE = "base"  # the pretrained base that Kamon ships
+SCRATCH = "scratch"  # random parameters
+NEW_LOGIT_SPREAD = 0.3  # deviation of a new token's row of lm_head, relative to the other rows
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StartingPoint:
     """A trained model to start from.
 
     Attributes:
-        name: BASE, or the directory of a model; None for a model in memory.
+        name: BASE, the directory of a model, or None for a model in memory.
         params: flat, in the order of `parameter_shapes`.
     """
 
@@ -40,7 +40,7 @@ class StartingPoint:
     def tokenizer_for(self, chars: Iterable[str]) -> Tokenizer:
         """Return the tokenizer for documents with these characters.
 
-        The base is reduced to these. Another model keeps its tokens and adds those that it lacks.
+        The base keeps only these. Another model keeps all its tokens and adds those that it lacks.
         """
         if self.name == BASE:
             return CharTokenizer(sorted(chars), composed=True)
@@ -49,10 +49,11 @@ class StartingPoint:
         return self.tokenizer
 
     def params_for(self, tokenizer: Tokenizer, config: Config) -> array[float]:
-        """Return parameters for these tokens and the block_size of this config, of the same shape.
+        """Return the parameters for these tokens and the block_size of this config.
 
-        A token that the model lacks starts like its letter without accent or in the other case, or,
-        if it lacks that too, with random numbers that are distributed like those of the others.
+        A token that the model lacks starts like its letter without accent or in the other case. If
+        the model lacks that too, the token starts with random numbers. They have the distribution
+        of the other tokens.
         """
         rng = random.Random(config.seed)
         rows = token_rows(self.tokenizer, tokenizer)
@@ -77,7 +78,7 @@ class StartingPoint:
 
 
 def token_rows(known: Tokenizer, wanted: Tokenizer) -> list[int | None]:
-    """Return for each wanted token the row of the same token, of one like it, or None."""
+    """Return for each wanted token the row of the same token, of a similar one, or None."""
     if wanted is known:
         return list(range(known.vocab_size))
     rows = {known.token_text(token): token for token in range(known.vocab_size)}
@@ -87,7 +88,7 @@ def token_rows(known: Tokenizer, wanted: Tokenizer) -> list[int | None]:
 
 
 def likenesses(text: str) -> list[str]:
-    """Return a text, then what it resembles: without accents, and in the other case.
+    """Return a text and the texts like it: without accents, and in the other case.
 
     >>> likenesses("É")
     ['É', 'E', 'é', 'e']
@@ -97,7 +98,7 @@ def likenesses(text: str) -> list[str]:
 
 
 def starting_point(init_from: str | Path | Model) -> StartingPoint | None:
-    """Return what `init_from` names: BASE, a model or its directory; None for SCRATCH.
+    """Return the model that `init_from` names: BASE, a model or its directory. SCRATCH gives None.
 
     Raises: ConfigError, StoreError.
     """
