@@ -62,7 +62,7 @@ CONDITIONS = {
     "--suffix S": "end with S",
     "--contains C": "contain C",
     "--pattern P": "match P, with _ for one character and * for any number of characters",
-    "--regex R": "match the regular expression R as a whole; back-references are not possible",
+    "--regex R": "match the regular expression R, without back-references, as a whole",
     "--exclude FILE": "leave out the entries of FILE, a list as `kamon train` reads it",
 }
 DETAILS = {

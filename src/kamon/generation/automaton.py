@@ -43,7 +43,7 @@ class Term:
         parts: the terms that it is made of.
         words: of "words".
         chars: of "class": a pattern that matches its single characters.
-        least, most: of "repeat"; most is None without a limit.
+        least, most: of "repeat". most is None without a limit.
     """
 
     kind: str

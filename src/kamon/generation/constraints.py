@@ -344,7 +344,7 @@ class Plan:
 
     Attributes:
         patience: see the top of this file.
-        most: how many different documents it can find; None if it is not known.
+        most: how many different documents it can find, or None if it is not known.
     """
 
     candidates: Candidates

@@ -2,7 +2,7 @@
 
 A `Trellis` has the states of the conditions after each number of tokens. A small n-gram imitates
 the model. From it, `look_ahead` computes for each place in the trellis the chance that a document
-which is there will fulfil the conditions. The sampler multiplies the model's probabilities by these
+will fulfil the conditions after it. The sampler multiplies the model's probabilities by these
 chances, so that nearly every candidate fulfils the conditions.
 
 The n-gram is not the model, so these candidates do not have the model's distribution. Each has a
@@ -52,7 +52,7 @@ TRUST = 1.0  # how many tokens after a context count as much as its prior
 PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
 # Candidates of a round under conditions, for the weights and the n-gram, and the number of the
 # candidate before which that guide is good enough.
-STAGES = ((500, 5_000), (4000, 1 << 40))
+STAGES = ((500, 5_000), (8000, 1 << 40))
 ROUNDS = 4
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
 MAX_EXPANSIONS = 1e7  # tokens that might follow these
@@ -525,7 +525,7 @@ def survey(
 
     Args:
         everything: the trellis of all documents.
-        trellis: that of the conditions for which the n-gram will be used.
+        trellis: that of the conditions.
     """
     contexts = Contexts(trellis.vocab_size, trellis.room, max_contexts(trellis))
     for number in (0, 1):  # the first to choose the contexts

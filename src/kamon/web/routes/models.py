@@ -136,7 +136,7 @@ class Data(BaseModel):
 
 class SampleBody(ApiModel):
     """Options of `kamon sample`. min_len, max_len: in characters. pattern: `_` is one
-    character and `*` any number. regex: of Python, without look-behind and back-references."""
+    character and `*` any number. regex: of Python, without back-references."""
 
     model: ModelId
     n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
