@@ -25,7 +25,7 @@ from kamon.engines.parameters import init
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
 from kamon.evaluation.nearest import logprobs
-from kamon.generation import constraints, lookahead
+from kamon.generation import constraints
 from kamon.generation.automaton import ALL, Automaton, intersection, parse_regex
 from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import NOT_EMPTY, filter_of, find, make_constraints
@@ -309,7 +309,7 @@ def test_a_bad_n_gram_changes_only_the_number_of_candidates() -> None:
     contexts = Contexts(CHARS.vocab_size, ROOM)
     guide = make_guide(trellis_of(".*ca"), contexts)
     docs, weights = guided_documents(model, request, guide)
-    limit = limit_of(weights)
+    limit = limit_of(weights, 0.05)
     found: list[str] = []
     draws = random.Random(1)
     for text, weight in zip(CHARS.decode_documents(docs), weights, strict=True):
@@ -322,12 +322,12 @@ def test_a_bad_n_gram_changes_only_the_number_of_candidates() -> None:
 
 
 def test_limit() -> None:
-    assert limit_of([1.0] * 9) == 1
-    assert limit_of([0.0, 0.0]) == 0
+    assert limit_of([1.0] * 9, 0.01) == 1
+    assert limit_of([0.0, 0.0], 0.01) == 0
     weights = [1.0] * 190 + [11.0]  # its surplus above 1 is 10 of 201, the one above 11 nothing
-    assert limit_of(weights) == 1
-    assert limit_of([*weights[:150], 11.0]) == 11
-    assert lookahead.SURPLUS == 0.05
+    assert limit_of(weights, 0.05) == 1
+    assert limit_of(weights, 0.04) == 11
+    assert limit_of([*weights[:150], 11.0], 0.05) == 11
 
 
 def test_top_k_takes_over_the_probability_of_what_it_leaves_out() -> None:

@@ -51,13 +51,13 @@ MIN_VISITS = 3  # of a context that is told apart from the shorter one
 TRUST = 1.0  # how many tokens after a context count as much as its prior
 PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
 # Candidates of a round under conditions, for the weights and the n-gram, and the number of the
-# candidate before which that guide is good enough.
-STAGES = ((500, 5_000), (8000, 1 << 40))
+# candidate before which that guide is good enough. Between them the share of the weights above the
+# limit, for which a candidate is several samples.
+STAGES = ((500, 0.01, 5_000), (8000, 0.05, 1 << 40))
 ROUNDS = 4
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
 MAX_EXPANSIONS = 1e7  # tokens that might follow these
 GOOD = 0.5  # share of candidates kept that needs no other round
-SURPLUS = (
     0.05  # share of the weights above the limit: of candidates that become two samples or more
 )
 
@@ -556,6 +556,7 @@ def tuned_guide(
     contexts: Contexts,
     truncate: Truncate | None,
     n: int,
+    surplus: float,
     first_round: int,
 ) -> Guide:
     """Return a guide whose n-gram has also learned from candidates.
@@ -569,19 +570,19 @@ def tuned_guide(
         guide = make_guide(trellis, contexts)
         some = pilot(request, first_round + number, n)
         docs, weights = guided_documents(model, some, guide, truncate, contexts)
-        limit = limit_of(weights)
+        limit = limit_of(weights, surplus)
         if math.fsum([min(limit, weight) for weight in weights]) >= GOOD * n * limit:
             break
     return replace(guide, limit=limit)
 
 
-def limit_of(weights: Sequence[float]) -> float:
-    """Return the smallest of the weights above which lies at most SURPLUS of their sum.
+def limit_of(weights: Sequence[float], surplus: float) -> float:
+    """Return the smallest of the weights above which lies at most this share of their sum.
 
     It is 0 if all of them are.
     """
     ordered = sorted(weights, reverse=True)
-    allowed, above = SURPLUS * math.fsum(weights), 0.0  # above: the sum of what exceeds the limit
+    allowed, above = surplus * math.fsum(weights), 0.0  # above: the sum of what exceeds the limit
     limit = ordered[0]
     for number, weight in enumerate(ordered[1:], 1):
         above += number * (limit - weight)
@@ -632,11 +633,12 @@ def guides_for(
 
     effort: how many of the usual candidates to learn from.
     """
-    stages = STAGES if effort == 1 else ((STAGES[0][0], STAGES[-1][1]),)
-    for number, (n, end) in enumerate(stages):
+    stages = STAGES if effort == 1 else ((STAGES[0][0], *STAGES[-1][1:]),)
+    for number, (n, surplus, end) in enumerate(stages):
         rounds = 2 + number * ROUNDS  # that were before
         n = max(10, int(effort * n))
-        yield tuned_guide(model, request, trellis, contexts, truncate, n, rounds), end
+        guide = tuned_guide(model, request, trellis, contexts, truncate, n, surplus, rounds)
+        yield guide, end
 
 
 def most_probable(
