@@ -58,12 +58,8 @@ ROUNDS = 4
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
 MAX_EXPANSIONS = 1e7  # tokens that might follow these
 GOOD = 0.5  # share of candidates kept that needs no other round
-    0.05  # share of the weights above the limit: of candidates that become two samples or more
-)
 
-Candidates = Iterator[
-    tuple[str, int, int]
-]  # texts, their numbers of tokens, how many samples each is
+Candidates = Iterator[tuple[str, int, int]]  # text, number of tokens, how many samples it is
 Truncate = Callable[[Sequence[float], list[int]], list[int]]  # logits, tokens that fit -> fewer
 
 
