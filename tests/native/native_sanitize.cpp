@@ -203,6 +203,53 @@ int main() {
     CALL(kamon_ratios)(num_logprobs, logprobs.data(), of_orders.data(), 345, ratios.data());
     CALL(kamon_derivatives)(num_logprobs, ratios.data(), 0.5, sums);
 
+    // Documents under conditions: one node and one context at each position.
+    {
+      const int room = draw(1, block_size), bos = vocab_size - 1;
+      std::vector<int32_t> positions, next, after;
+      std::vector<uint8_t> ends;
+      std::vector<int64_t> first_contexts, begins;
+      for (int t = 0; t <= room; t++) {
+        positions.push_back(t), first_contexts.push_back(t), begins.push_back(t);
+        ends.push_back(t == room ? 2 : uint8_t(draw(0, 1)));
+        for (int v = 0; v < vocab_size; v++) {
+          next.push_back(t == room || v == bos || !draw(0, 3) ? -1 : t + 1);
+          after.push_back(t + 1);
+        }
+      }
+      first_contexts.push_back(room + 1), begins.push_back(room + 1);
+      const size_t num_rows = size_t(room + 1) * size_t(vocab_size);
+      std::vector<double> p(num_rows, 1.0 / vocab_size), chances(room + 1), counts(num_rows);
+      std::vector<double> of_docs(n + 1);
+      const auto look_ahead = [&] {
+        return CALL(kamon_look_ahead)(vocab_size, bos, room, room + 1, positions.data(),
+                                      next.data(), ends.data(), first_contexts.data(),
+                                      after.data(), begins.data(), room + 1, p.data(),
+                                      chances.data());
+      };
+      const auto sample_guided = [&] {
+        return CALL(kamon_sample_guided)(
+            engine, 5, n, temperature, 7, round % 2 ? table : nullptr, 0.5, vocab_size, bos, room,
+            room + 1, positions.data(), next.data(), ends.data(), first_contexts.data(),
+            after.data(), begins.data(), room + 1, chances.data(), round % 3 ? counts.data() : nullptr,
+            of_docs.data(), sampled.data(), unused_offsets.data(), nullptr);
+      };
+      if (look_ahead() || sample_guided()) return std::printf("round %d: conditions\n", round), 1;
+      for (int32_t* const place : {&next[draw(0, int(num_rows) - 1)], &positions[draw(0, room)]}) {
+        const int32_t before = std::exchange(*place, room + 2);
+        if (look_ahead() != Error::index || sample_guided() != Error::index)
+          return std::printf("round %d: wrong conditions\n", round), 1;
+        *place = before;
+      }
+      const std::vector<int32_t> shorter{-1, 0, -1, 2}, timeless{2, 3, -1, -1};
+      std::vector<double> of_contexts(size_t(4) * size_t(vocab_size), 1.0), smoothed(of_contexts);
+      const int far[] = {CALL(kamon_smooth)(vocab_size, 4, shorter.data(), timeless.data(), 1,
+                                            of_contexts.data(), smoothed.data()),
+                         CALL(kamon_smooth)(vocab_size, 4, timeless.data(), shorter.data(), 1,
+                                            of_contexts.data(), smoothed.data())};
+      if (far[0] || far[1] != Error::index) return std::printf("round %d: contexts\n", round), 1;
+    }
+
     // Several threads: at the engine one after the other, as native.py has it; at an n-gram and a
     // decoder all at once. Each finds what one alone finds, if no step is made.
     std::vector<double> expected(tokens.size() + 1);

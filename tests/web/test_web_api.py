@@ -94,6 +94,7 @@ def test_data(server: Server, model: Model) -> None:
         {"n": 30, "prefix": "ba", "top_k": 3, "top_p": 0.8},
         {"n": 30, "suffix": "a", "contains": "n", "novel": True, "unique": True},
         {"n": 10, "min_len": 3, "max_len": 4, "seed": -5},
+        {"n": 10, "pattern": "_a*", "regex": "[^e]*a"},
         {"n": 0},
     ],
 )
@@ -124,6 +125,12 @@ def test_samples(
     for each in samples:
         assert (each["nearest"]["text"], each["nearest"]["similarity"]) == near(each["text"])
     assert found["seed"] == given.get("seed", model.config.seed)
+
+
+def test_conditions_that_contradict_each_other(server: Server) -> None:
+    body = {"model": ID, "prefix": "ba", "pattern": "n*"}
+    error = server.json("POST", "/sample", body, 422)["error"]
+    assert error.startswith("prefix 'ba' and pattern 'n*' contradict each other: no text of up to")
 
 
 def test_lines(server: Server, model: Model) -> None:

@@ -30,7 +30,7 @@ from kamon.web.services.workers import Stop, Stopped, WorkerPool
 
 pytestmark = pytest.mark.extra
 CLASS = 30
-IMPOSSIBLE = {"n": 10, "prefix": "b", "suffix": "bbbbbbb"}
+IN_VAIN = {"n": 10, "top_k": 1, "unique": True}  # all candidates are the same
 SHORT = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 5}
 
 
@@ -167,12 +167,12 @@ def test_work_that_takes_too_long_gets_a_sentence() -> None:
 
 def test_a_search_ends_by_time_and_says_so(model: Model) -> None:
     found = samples_of(
-        *(model, SampleBody(model="m", **IMPOSSIBLE), Limits(), Stop(0.1)),
+        *(model, SampleBody(model="m", **IN_VAIN), Limits(), Stop(0.1)),
         lambda _: frozenset(),
     )
-    assert (found.ended, found.samples) == ("time", [])
+    assert (found.ended, len(found.samples)) == ("time", 1)
     assert 0 < found.tried < 20_000
-    for how, ended in (({"n": 5}, "n"), ({"n": 5, "temperature": 0.0, **IMPOSSIBLE}, "tried")):
+    for how, ended in (({"n": 5}, "n"), ({"n": 5, "temperature": 0.0, **IN_VAIN}, "tried")):
         body = SampleBody(model="m", **how)  # type: ignore[arg-type]
         assert samples_of(model, body, Limits(), Stop(), lambda _: frozenset()).ended == ended
 
@@ -191,7 +191,7 @@ def test_everybody_else_is_answered_during_a_search(server: Server) -> None:
     answers: list[tuple[int, Any]] = []
 
     def search() -> None:
-        status, _, text = server.ask("POST", "/api/v1/sample", {"model": "m", **IMPOSSIBLE})
+        status, _, text = server.ask("POST", "/api/v1/sample", {"model": "m", **IN_VAIN})
         answers.append((status, json.loads(text)))
 
     threads = [threading.Thread(target=search) for _ in range(4)]
@@ -207,7 +207,7 @@ def test_everybody_else_is_answered_during_a_search(server: Server) -> None:
     for thread in threads:
         thread.join()
     for status, found in answers:
-        assert (status, found["ended"], found["samples"]) == (200, "time", [])
+        assert (status, found["ended"], len(found["samples"])) == (200, "time", 1)
 
 
 def test_the_list_of_models_waits_for_nobody(model: Model, tmp_path: Path) -> None:

@@ -337,7 +337,9 @@ def say_left_out(result: SampleResult, n: int, option: str) -> None:
         say(f"Left out {' and '.join(parts)} ({option} includes them)")
     if found < n:
         why, hint = f"no more of {count(tried, 'candidate')} satisfy the conditions", None
-        if parts and found + copies + duplicates == tried:
+        if result.complete:
+            why = "no other entry satisfies the conditions"
+        elif parts and found + copies + duplicates == tried:
             why, hint = "all other candidates were left out", "try a higher --temperature"
         warn(f"found {found:,} of {n:,} samples: {why}", hint)
 

@@ -1,7 +1,8 @@
 """Make new entries with a saved model, one per line.
 
 The same seed makes the same entries. Kamon leaves out entries of the list and duplicates unless you
-give --copies. If too few candidates satisfy the conditions, you get fewer than N entries.
+give --copies. Under conditions, the entries follow the model's distribution among all that satisfy
+them. If too few candidates do, you get fewer than N entries.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ MAX_LOOKED_AT = 1_000_000  # entries in which to look for a prefix in another ca
 EXAMPLES = """\
 kamon sample names -n 10
 kamon sample names --prefix mar --max-len 7
+kamon sample names --pattern 'm__xo'
 kamon sample names -n 5 --temperature 0.5 --details
 """
 OPTIONS = {
@@ -58,12 +60,13 @@ CONDITIONS = {
     "--prompt TEXT": "follow the prompt TEXT, for a model of `kamon sft`",
     "--prefix P": "begin with P: upper and lower case differ, as in all conditions",
     "--min-len N": "have at least N characters",
-    "--max-len N": "have at most N characters: longer samples are dropped, not cut",
+    "--max-len N": "have at most N characters",
     "--top-k K": "sample from the K most likely tokens only",
     "--top-p P": "sample from the smallest set of tokens whose probabilities add up to P",
     "--suffix S": "end with S",
     "--contains C": "contain C",
-    "--regex R": "match the regular expression R as a whole (one such as (a+)+b may never end)",
+    "--pattern P": "match P, with _ for one character and * for any number of characters",
+    "--regex R": "match the regular expression R, without back-references, as a whole",
     "--exclude FILE": "leave out the entries of FILE, a list as `kamon train` reads it",
 }
 DETAILS = {

@@ -201,6 +201,40 @@ class NativeEngine:
         self._check(error)
         return PackedBatch(tokens[: offsets[n]], offsets)
 
+    def sample_guided(
+        self,
+        n: int,
+        temperature: float,
+        seed: int,
+        first: int,
+        guide: GuideArrays,
+        chances: array[float],
+        *,
+        counts: array[float] | None = None,
+        ngram: NgramTable | None = None,
+        weight: float = 1.0,
+    ) -> tuple[PackedBatch, array[float]]:
+        """Return n documents under conditions, without BOS, and the weight of each.
+
+        See `kamon.generation.lookahead.guided_documents`.
+        """
+        c = self.config
+        check_samples(n, temperature, first)
+        if ngram and ngram.call is not self.call:
+            raise ValueError("the table of an n-gram is for engines of one dtype and level")
+        if counts is not None and len(counts) < len(guide.after):
+            raise ValueError(f"{len(counts)} counts for {len(guide.after)} tokens after contexts")
+        tokens, offsets, weights = zeros(n * c.block_size, "i"), zeros(n + 1, "q"), zeros(n)
+        error = self._run(
+            *("sample_guided", len(tokens), None),
+            *(first, n, temperature, seed & MASK64, ngram.handle if ngram else None, weight),
+            *(*guide.arguments(), len(chances), address(chances, "d")),
+            None if counts is None else address(counts, "d"),
+            *(address(weights), address(tokens), address(offsets)),
+        )
+        self._check(error)
+        return PackedBatch(tokens[: offsets[n]], offsets), weights
+
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
 
@@ -305,6 +339,35 @@ class NgramArrays:
         typecodes = {"kept": "d", "shorter": "i", "begins": "q"}
         typecodes |= {"tokens": "i", "shares": "d", "longer": "i"}
         return [address(getattr(self, name), typecode) for name, typecode in typecodes.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class GuideArrays:
+    """The places of a document under conditions: see GuideArrays in lookahead.hpp."""
+
+    vocab_size: int
+    bos: int
+    room: int
+    positions: array[int]
+    next_nodes: array[int]
+    ends: bytearray
+    first_contexts: array[int]
+    after: array[int]
+    begins: array[int]
+
+    def arguments(self) -> list[Any]:
+        """Return them as the library takes them."""
+        nodes, contexts = len(self.ends), self.first_contexts[-1]
+        sizes = [len(each) for each in (self.positions, self.next_nodes, self.begins, self.after)]
+        wanted = [nodes, nodes * self.vocab_size, nodes + 1, contexts * self.vocab_size]
+        if sizes != wanted or len(self.first_contexts) != self.room + 2:
+            raise ValueError("the arrays of the conditions do not fit together")
+        return [
+            *(self.vocab_size, self.bos, self.room, nodes),
+            *(address(self.positions, "i"), address(self.next_nodes, "i"), address(self.ends)),
+            *(address(self.first_contexts, "q"), address(self.after, "i")),
+            address(self.begins, "q"),
+        ]
 
 
 class NgramTable:

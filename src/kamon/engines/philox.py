@@ -7,7 +7,10 @@ Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, TypeVar
+
+from kamon.native import library
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,3 +54,12 @@ def uniform(seed: int, index: int, position: int) -> float:
         (seed & MASK32, seed >> 32),
     )
     return ((high << 21) | (low >> 11)) * 2.0**-53
+
+
+def uniforms(seed: int, first: int, n: int, position: int) -> array[float]:
+    """Return `uniform` of n samples from number `first` on, at one position."""
+    if library.why_not():
+        return array("d", [uniform(seed, first + i, position) for i in range(n)])
+    found = library.zeros(n)
+    library.exact("uniforms")(seed & MASK64, first & MASK64, n, position, library.address(found))
+    return found

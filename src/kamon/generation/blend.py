@@ -28,7 +28,7 @@ TOLERANCE = 1e-12  # of a learned weight
 
 
 class BlendedModel:
-    """A GPT mixed with an n-gram; what sampling and scoring ask of an engine, it has.
+    """A GPT mixed with an n-gram. It has all that sampling and scoring need of an engine.
 
     p = weight · softmax(logits of the GPT) + (1 − weight) · p of the n-gram. The logits of the
     mixture are log p, so a temperature applies to the mixture.
@@ -49,7 +49,7 @@ class BlendedModel:
 
     @property
     def config(self) -> Config:
-        """The GPT's: a document has at most its block_size tokens."""
+        """Return the settings of the GPT. A document has at most its block_size tokens."""
         return self.gpt.config
 
     def decoder(self) -> BlendedDecoder:
@@ -59,7 +59,7 @@ class BlendedModel:
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
     ) -> PackedBatch:
-        """Return n documents, without BOS, at once if both parts are native: see SampleRequest."""
+        """Return n documents, without BOS, as of a SampleRequest. Fast if both parts are native."""
         if isinstance(self.gpt, NativeEngine) and self.table:
             request = n, temperature, seed, bos, first
             return self.gpt.sample(*request, ngram=self.table, weight=self.weight)
@@ -67,7 +67,7 @@ class BlendedModel:
 
     @cached_property
     def table(self) -> NgramTable | None:
-        """The n-gram for the `sample` of the GPT; None unless both are native."""
+        """Return the n-gram for the `sample` of the GPT, or None unless both are native."""
         if isinstance(self.gpt, NativeEngine) and isinstance(self.ngram, NativeNgram):
             return NgramTable(self.gpt, self.ngram.arrays())
         return None

@@ -1,43 +1,75 @@
 """New documents that fulfil conditions.
 
-Kamon draws candidate c = 0, 1, 2, … with `philox.uniform(seed, c, position)`, like sample c without
-conditions. Under prefix, min_len, top_k and top_p it draws from the tokens that these allow, in
-proportion to their probabilities. The candidates that fulfil the other conditions, and are not
-empty, are the samples, in this order. So the first 10 of 50 samples are the same as 10 of 10. Only
-with `unique` does a sample depend on those before it.
+All conditions on the text of a document together are one automaton. If the model often fulfils
+them by chance, Kamon draws candidate c = 0, 1, 2, … with `philox.uniform(seed, c, position)`, like
+sample c without conditions, and drops those that do not. Otherwise it guides each candidate, see
+`kamon.generation.lookahead`. Either way the samples follow the model's own distribution, given the
+conditions. The first 10 of 50 samples are the same as 10 of 10. Only with `unique` does a sample
+depend on those before it.
 
 The search ends when there are n samples, or when its patience is exhausted. That is PATIENCE
 candidates at first. Each candidate costs one, and each sample adds ATTEMPTS, up to PATIENCE. This
-does not depend on n either.
+does not depend on n either. If only few documents can fulfil the conditions, it also ends when it
+has found all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import accumulate, count, islice
+from itertools import accumulate, chain, combinations, count, islice
+from itertools import repeat as repeat_forever
 from typing import Any
 
-from kamon.config import check_text, compile_regex, require_float, require_int, suggestion
+from kamon.config import check_text, require_float, require_int, suggestion
 from kamon.data.documents import Documents, nfc
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
+from kamon.generation.automaton import (
+    ALL,
+    ANY,
+    EMPTY,
+    Automaton,
+    Term,
+    TooLarge,
+    complement,
+    intersection,
+    parse_regex,
+    repeat,
+    sequence,
+    words,
+)
 from kamon.generation.blend import BlendedModel
+from kamon.generation.lookahead import (
+    Candidates,
+    Trellis,
+    guided_candidates,
+    guides_for,
+    make_guide,
+    most_probable,
+    num_documents,
+    pilot,
+    survey,
+    unroll,
+)
 from kamon.generation.sampling import (
+    INVALID,
     LanguageModel,
     SampleRequest,
     as_text,
     check_room,
-    logprobs_of_prefixes,
     prefill,
     probabilities,
+    sample,
     sample_texts,
     sample_token,
 )
+from kamon.generation.search import Wildcard, parse
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompt_prefix
 
@@ -49,7 +81,17 @@ MAX_BULK_FLOPS = 7e10  # parameters times tokens of all candidates of a larger m
 MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens before `should_stop` is asked again
 MAX_FLOPS_AT_ONCE_SLOW = 2e6
 MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much memory
-Candidates = Iterator[tuple[str, int]]  # texts, and their numbers of tokens
+MAX_SUBTRACTED = 100  # known documents that a guide leaves out
+MAX_CHARS = 100  # that tokens may spread over several ones: the most frequent ones
+EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
+SURVEY = 1000  # documents without conditions that a guide learns from
+SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
+MAX_FLOPS_SURVEY = 2e9  # parameters times tokens of these documents
+MAX_FLOPS_SURVEY_SLOW = 2e7
+LEAST_WEIGHT = 1e-12  # of guided candidates: a lower one means that the temperature is very low
+COLD = 0.01  # a temperature below it counts as 0 if few documents fulfil the conditions
+TEXTS = ("prefix", "suffix", "contains")
+NOT_EMPTY = complement(EMPTY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +99,16 @@ class GenerationConstraints:
     """What each sample must fulfil. Lengths are in code points, of texts in the tokenizer's form.
 
     Attributes:
-        prefix: the beginning of the document.
-        min_len: the document cannot end before this length.
-        max_len: drop longer documents.
-        top_k: draw only from the k most likely tokens that prefix and min_len allow, at the
+        prefix, suffix, contains: the document begins with, ends with or contains this text.
+        min_len, max_len: the document has at least, or at most, this length.
+        pattern: the document matches it, with _ for one character and * for any number of them.
+        regex: the document matches this regular expression of Python as a whole. It must be
+            regular: see `kamon.generation.automaton.parse_regex`.
+        top_k: draw only from the k most likely tokens that these conditions allow, at the
             temperature. Of equally likely tokens, the first count.
         top_p: draw only from the fewest most likely of these whose probabilities add up to p.
-        suffix, contains: drop documents that do not end with this text, or do not contain it.
-        regex: drop documents that do not match as a whole. Nested repetitions, such as (a+)+b, may
-            take Python very long.
-        exclude: drop these documents.
-        novel: drop documents of the list that the model has learned.
+        exclude: no document is one of these.
+        novel: no document is in the list that the model has learned.
         unique: drop duplicates.
         length: tokens after the prefix, for a model of text. Besides it, such a model allows only
             prefix, top_k and top_p.
@@ -83,6 +124,7 @@ class GenerationConstraints:
     top_p: float = 1.0
     suffix: str = ""
     contains: str = ""
+    pattern: str | None = None
     regex: str | None = None
     exclude: Iterable[str] = ()
     novel: bool = False
@@ -91,9 +133,9 @@ class GenerationConstraints:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prefix", "suffix", "contains", "regex", "prompt"):
+        for name in ("prefix", "suffix", "contains", "pattern", "regex", "prompt"):
             value = getattr(self, name)
-            if not (name in ("regex", "prompt") and value is None):
+            if value is not None or name in TEXTS:
                 check_text(name, value)
         for name, least in (("min_len", 0), ("max_len", 1), ("top_k", 1), ("length", 0)):
             value = getattr(self, name)
@@ -112,19 +154,35 @@ class GenerationConstraints:
             if self.min_len > self.max_len:
                 raise ConfigError(f"min_len {self.min_len} is above max_len {self.max_len}")
             self.check_room(self.max_len, f"max_len {self.max_len}")
-        if self.regex is not None:
-            compile_regex(self.regex)
+        self.terms()  # raises ConfigError
 
     @property
-    def acts_per_token(self) -> bool:
-        """Whether a condition sets or rules out tokens. Kamon then makes documents one by one."""
-        none = GenerationConstraints()
-        names = ("prefix", "min_len", "top_k", "top_p")
-        return any(getattr(self, name) != getattr(none, name) for name in names)
+    def truncates(self) -> bool:
+        """Whether top_k or top_p rules out tokens. Kamon then makes documents one by one."""
+        return self.top_k is not None or self.top_p < 1
+
+    def terms(self) -> dict[str, Term]:
+        """Return the documents that each condition on the text allows, by its name and value."""
+        found: dict[str, Term] = {}
+        if self.prefix:
+            found[f"prefix {self.prefix!r}"] = sequence(words([self.prefix]), ALL)
+        if self.suffix:
+            found[f"suffix {self.suffix!r}"] = sequence(ALL, words([self.suffix]))
+        if self.contains:
+            found[f"contains {self.contains!r}"] = sequence(ALL, words([self.contains]), ALL)
+        if self.min_len:
+            found[f"min_len {self.min_len}"] = repeat(ANY, self.min_len)
+        if self.max_len is not None:
+            found[f"max_len {self.max_len}"] = repeat(ANY, 0, self.max_len)
+        if self.pattern is not None:
+            found[f"pattern {self.pattern!r}"] = term_of_pattern(self.pattern)
+        if self.regex is not None:
+            found[f"regex {self.regex!r}"] = parse_regex(self.regex)
+        return found
 
     def check_room(self, most: int, what: str) -> None:
         """Raise ConfigError if a text that must be in each document is longer than `most`."""
-        for name in ("prefix", "suffix", "contains"):
+        for name in TEXTS:
             text = nfc(getattr(self, name))  # the shortest form that a model may have
             if len(text) > most:
                 raise ConfigError(
@@ -138,6 +196,7 @@ class GenerationConstraints:
             prefix=normal(self.prefix),
             suffix=normal(self.suffix),
             contains=normal(self.contains),
+            pattern=None if self.pattern is None else normal(self.pattern),
             regex=None if self.regex is None else normal(self.regex),
             exclude=map(normal, self.exclude),
         )
@@ -158,16 +217,19 @@ class GenerationConstraints:
                     f"block_size {block_size} allows"
                 )
         self.check_room(most, f"the model's block_size {block_size}")
-        if self.max_len is not None and len(self.prefix) > self.max_len:  # not in NFC
-            raise ConfigError(f"prefix {self.prefix!r} is longer than max_len {self.max_len}")
-        size = len(tokenizer.encode(self.prefix))
-        if size > block_size:
-            raise ConfigError(
-                f"prefix {self.prefix!r} has {size} tokens, more than the model's block_size "
-                f"{block_size} allows"
-            )
-        tokenizer.encode(self.suffix)
-        tokenizer.encode(self.contains)
+        for name in TEXTS:
+            tokenizer.encode(getattr(self, name))
+        for element in parse(self.pattern) if self.pattern else ():
+            if isinstance(element, str):
+                tokenizer.encode(element)
+
+
+def term_of_pattern(pattern: str) -> Term:
+    """Return the documents that a pattern of `kamon fill` matches."""
+    terms = {Wildcard.ONE: ANY, Wildcard.ANY: ALL}
+    return sequence(
+        *(words([part]) if isinstance(part, str) else terms[part] for part in parse(pattern))
+    )
 
 
 @dataclass(frozen=True)
@@ -181,6 +243,7 @@ class SampleResult:
         room: block_size without the prompt.
         num_copies: candidates that only `novel` dropped.
         num_duplicates: candidates that only `unique` dropped.
+        complete: whether no other document fulfils the conditions.
     """
 
     texts: list[str]
@@ -190,6 +253,7 @@ class SampleResult:
     room: int = 0
     num_copies: int = 0
     num_duplicates: int = 0
+    complete: bool = False
 
 
 def make_constraints(given: Mapping[str, Any]) -> GenerationConstraints:
@@ -226,46 +290,208 @@ def find(
     # A document or an answer has no special token but the end.
     special = frozenset(tokenizer.special.values()) - {request.bos}
     request = replace(request, prompt_tokens=before, excluded=special)
+    if replace(conditions, prompt=None) == GenerationConstraints():
+        return without_conditions(model, tokenizer, request, room, should_stop)
+    listed = Documents.of(docs() if conditions.novel else ())
+    plan = make_plan(model, tokenizer, request, conditions, listed, room)
+    wanted = n if plan.most is None or not conditions.unique else min(n, plan.most)
     texts: list[str] = []
     numbers: list[int] = []
     sizes: list[int] = []
-    if replace(conditions, prompt=None) == GenerationConstraints():
-        for text, size in in_bulk(model, tokenizer, request, n):
-            if should_stop(len(texts)):
-                break
-            texts.append(text)
-            sizes.append(size)
-        return SampleResult(texts, range(len(texts)), len(texts), sizes, room)
-    if conditions.acts_per_token or special or not samples_fast(model):
+    fits, taken = filter_of(conditions), set[str]()
+    marked = mark_copies(plan.candidates, listed, n)
+    tried, left, num_copies, num_duplicates = 0, plan.patience, 0, 0
+    while len(texts) < wanted and left > 0 and not should_stop(tried):
+        text, size, times, copied = next(marked)
+        left -= 1
+        for _ in range(min(times, wanted - len(texts)) if times and fits(text) else 0):
+            if copied:
+                num_copies += 1
+            elif text in taken:
+                num_duplicates += 1
+            else:
+                if conditions.unique:
+                    taken.add(text)
+                texts.append(text)
+                numbers.append(tried)
+                sizes.append(size)
+                left = min(plan.patience, left + ATTEMPTS)
+        tried += 1
+    complete = conditions.unique and len(texts) == plan.most
+    return SampleResult(texts, numbers, tried, sizes, room, num_copies, num_duplicates, complete)
+
+
+def without_conditions(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    room: int,
+    should_stop: Callable[[int], bool],
+) -> SampleResult:
+    texts: list[str] = []
+    sizes: list[int] = []
+    for text, size, _ in in_bulk(model, tokenizer, request, request.n):
+        if should_stop(len(texts)):
+            break
+        texts.append(text)
+        sizes.append(size)
+    return SampleResult(texts, range(len(texts)), len(texts), sizes, room)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How `find` searches.
+
+    Attributes:
+        patience: see the top of this file.
+        most: how many different documents it can find, or None if it is not known.
+    """
+
+    candidates: Candidates
+    patience: int
+    most: int | None = None
+
+
+def make_plan(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    conditions: GenerationConstraints,
+    listed: Documents,
+    room: int,
+) -> Plan:
+    """Return how to search. Raises ConfigError if no document fulfils the conditions."""
+    plain = plain_plan(model, tokenizer, request, conditions)
+    if not conditions.terms():
+        return plain
+    fast = samples_fast(model) and not (conditions.truncates or request.excluded)
+    work = MAX_FLOPS_SURVEY if samples_fast(model) else MAX_FLOPS_SURVEY_SLOW
+    effort = min(1.0 if fast else SLOW, num_at_once(model, work) / SURVEY)
+    learned = replace(request, n=max(10, int(effort * SURVEY)))
+    warm = replace(learned, temperature=1.0)
+    chars: set[str] = set()
+    if tokenizer.unit != "character":
+        texts = tokenizer.decode_documents(sample(model, pilot(warm, 0, warm.n)))
+        chars = {char for char, _ in Counter("".join(texts)).most_common(MAX_CHARS)} - {INVALID}
+    fits = filter_of(replace(conditions, exclude=()))
+    known = {doc for doc in chain(listed, conditions.exclude) if fits(doc)}
+    try:
+        trellis, most = trellis_of(conditions, tokenizer, room, known, chars)
+        everything = unroll(Automaton(ALL), tokenizer, room, chars)
+    except TooLarge:
+        if tokenizer.unit == "character":
+            raise
+        return plain
+    assert everything
+    if request.temperature >= COLD:
+        contexts = survey(model, learned, everything, trellis)
+        if make_guide(trellis, contexts).share >= EASY and not conditions.truncates:
+            return replace(plain, most=most)
+        truncate = None
+        if conditions.truncates:
+            truncate = partial(allowed, request.temperature, conditions)
+        guides = guides_for(model, request, trellis, contexts, truncate, effort)
+        first, end = next(guides)
+        if first.limit > LEAST_WEIGHT:
+            at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
+            guides = chain([(first, end)], guides)
+            candidates = guided_candidates(model, tokenizer, request, guides, truncate, at_once)
+            return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
+    # So cold that only the most probable document counts.
+    guide = make_guide(trellis, survey(model, warm, everything, trellis))
+    if request.temperature < COLD:
+        request = replace(request, temperature=0.0)
+    best = most_probable(model, tokenizer, request, guide, fits, known, effort)
+    return Plan(repeat_forever(best), 1, most)
+
+
+def trellis_of(
+    conditions: GenerationConstraints,
+    tokenizer: Tokenizer,
+    room: int,
+    known: set[str],
+    chars: set[str],
+) -> tuple[Trellis, int | None]:
+    """Return the trellis of the conditions, and `most` of a Plan.
+
+    known: documents that fulfil the conditions and are excluded or listed. If there are few, the
+        trellis does not have them.
+
+    Raises: ConfigError if no document is left.
+    """
+    terms = conditions.terms()
+    term = intersection(NOT_EMPTY, *terms.values())
+    trellis = unroll(Automaton(term), tokenizer, room, chars)
+    if trellis is None:
+        raise contradiction(terms, tokenizer, room, chars)
+    most = None
+    if tokenizer.is_one_char_each:
+        known = {doc for doc in known if len(doc) <= room and not tokenizer.unknown(set(doc))}
+        most = num_documents(trellis) - len(known)
+    if most != 0 and known and len(known) <= MAX_SUBTRACTED:
+        others = Automaton(intersection(term, complement(words(known))))
+        trellis = unroll(others, tokenizer, room, chars)
+    if most == 0 or trellis is None:
+        raise ConfigError(
+            f"every entry that satisfies the conditions is in the list or excluded: {len(known):,}",
+            "leave out novel (--copies) or exclude",
+        )
+    return trellis, most
+
+
+def num_at_once(model: LanguageModel, work: float) -> int:
+    """Return how many documents are this much work: parameters times tokens."""
+    return max(1, int(work / num_params(model.config) / model.config.block_size))
+
+
+def plain_plan(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    conditions: GenerationConstraints,
+) -> Plan:
+    """Return a plan of candidates that nothing guides."""
+    if conditions.truncates or request.excluded or not samples_fast(model):
         patience = PATIENCE
         candidates = one_by_one(model, tokenizer, request, conditions)
     else:
-        affordable = int(MAX_BULK_FLOPS / num_params(model.config) / block_size)
-        patience = max(PATIENCE, min(PATIENCE_BULK, affordable))
-        candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * n)
-    if request.temperature == 0:
-        patience = 1  # every candidate is the most likely document
-    fits, taken = filter_of(conditions), set[str]()
-    marked = mark_copies(candidates, Documents.of(docs() if conditions.novel else ()), n)
-    tried, left, num_copies, num_duplicates = 0, patience, 0, 0
-    while len(texts) < n and left > 0 and not should_stop(tried):
-        text, size, copied = next(marked)
-        left -= 1
-        if not fits(text):
-            pass
-        elif copied:
-            num_copies += 1
-        elif text in taken:
-            num_duplicates += 1
-        else:
-            if conditions.unique:
-                taken.add(text)
-            texts.append(text)
-            numbers.append(tried)
-            sizes.append(size)
-            left = min(patience, left + ATTEMPTS)
-        tried += 1
-    return SampleResult(texts, numbers, tried, sizes, room, num_copies, num_duplicates)
+        patience = patience_of(model)
+        candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * request.n)
+    # At temperature 0, every candidate is the most likely document.
+    return Plan(candidates, patience if request.temperature else 1)
+
+
+def patience_of(model: LanguageModel) -> int:
+    """Return the patience for a model that samples fast."""
+    config = model.config
+    affordable = int(MAX_BULK_FLOPS / num_params(config) / config.block_size)
+    return max(PATIENCE, min(PATIENCE_BULK, affordable))
+
+
+def contradiction(
+    terms: Mapping[str, Term], tokenizer: Tokenizer, room: int, chars: set[str]
+) -> ConfigError:
+    """Return an error that names the condition or the two that no document can fulfil."""
+    limit = f"{room} {tokenizer.unit}s"
+    for number in (1, 2):
+        for names in combinations(terms, number):
+            term = intersection(NOT_EMPTY, *(terms[name] for name in names))
+            try:
+                if unroll(Automaton(term), tokenizer, room, chars):
+                    continue
+            except TooLarge:
+                continue
+            if number == 1:
+                return ConfigError(
+                    f"{names[0]} is impossible: the model cannot write any such text in {limit}"
+                )
+            return ConfigError(
+                f"{' and '.join(names)} contradict each other: no text of up to {limit} fulfils "
+                "both"
+            )
+    return ConfigError(
+        f"the conditions contradict one another: no text of up to {limit} fulfils all"
+    )
 
 
 def samples_fast(model: LanguageModel) -> bool:
@@ -277,38 +503,37 @@ def samples_fast(model: LanguageModel) -> bool:
 
 def mark_copies(
     candidates: Candidates, docs: Documents, num_ahead: int
-) -> Iterator[tuple[str, int, bool]]:
+) -> Iterator[tuple[str, int, int, bool]]:
     """Yield the candidates, each with whether it is one of the documents.
 
     num_ahead: candidates to look up together, and then more and more, if there are many documents.
     """
     if len(docs) <= MAX_IN_SET:
         known = set(docs)
-        for text, size in candidates:
-            yield text, size, text in known
+        for text, size, times in candidates:
+            yield text, size, times, text in known
         return
     while block := list(islice(candidates, num_ahead)):
-        known = docs.intersection(text for text, _ in block)
-        for text, size in block:
-            yield text, size, text in known
+        known = docs.intersection(text for text, _, _ in block)
+        for text, size, times in block:
+            yield text, size, times, text in known
         num_ahead *= 2
 
 
 def in_bulk(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
 ) -> Candidates:
-    """Yield the first `most` candidates and their numbers of tokens if no condition acts per token.
+    """Yield the first `most` candidates if no condition acts per token.
 
     Kamon makes more and more at a time, but not so many that stopping takes long.
     """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
     work = MAX_FLOPS_AT_ONCE if samples_fast(model) else MAX_FLOPS_AT_ONCE_SLOW
-    largest = max(1, int(work / num_params(config) / config.block_size))
+    largest = num_at_once(model, work)
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
-        yield from zip(
-            *sample_texts(model, tokenizer, replace(request, n=size, first=done)), strict=True
-        )
+        texts, sizes = sample_texts(model, tokenizer, replace(request, n=size, first=done))
+        yield from zip(texts, sizes, repeat_forever(1))
         done, size = done + size, 4 * size
 
 
@@ -318,102 +543,76 @@ def one_by_one(
     request: SampleRequest,
     conditions: GenerationConstraints,
 ) -> Candidates:
-    """Yield all candidates and their numbers of tokens.
-
-    If the tokens may begin with the prefix in several ways, one is drawn like a token.
-    """
-    starts = tokenizer.chars_per_token
+    """Yield all candidates, drawn from the tokens that top_k and top_p allow."""
     room = model.config.block_size - len(request.prompt_tokens)
-    openings: list[tuple[int, ...]] = [()]
-    logprobs = [0.0]
-    if conditions.prefix:
-        openings = [
-            tokens
-            for tokens in tokenizer.prefix_tokenizations(conditions.prefix)
-            if len(tokens) <= room
-            and sum(starts[token] for token in tokens) <= (conditions.max_len or math.inf)
-        ]
-        if len(openings) > 1:
-            logprobs = logprobs_of_prefixes(model, request.bos, openings, request.prompt_tokens)
     for number in count():
-        u = partial(uniform, request.seed, number)
-        prefix = openings[0]
-        if len(openings) > 1:  # nothing else is drawn for position 0
-            prefix = openings[sample_token(logprobs, request.temperature, u(0))]
-        draw = partial(constrained_document, model, request, u, conditions, prefix, tokenizer)
+        draw = partial(truncated_document, model, request, number, conditions, tokenizer)
         tokens, size = as_text(tokenizer, draw(), room, partial(draw, valid=True))
-        yield tokenizer.normal(tokenizer.decode(tokens)), size
+        yield tokenizer.normal(tokenizer.decode(tokens)), size, 1
 
 
-def constrained_document(
+def truncated_document(
     model: LanguageModel,
     request: SampleRequest,
-    u: Callable[[int], float],
+    number: int,
     conditions: GenerationConstraints,
-    prefix: Sequence[int],
     tokenizer: Tokenizer,
     *,
     valid: bool = False,
 ) -> list[int]:
-    """Return the tokens of a document under the conditions that act per token.
+    """Return the tokens of a document under top_k and top_p.
 
-    prefix: the tokens of the condition. valid: only tokens that a text can have.
+    valid: only tokens that a text can have.
     """
     bos, before, temperature = request.bos, request.prompt_tokens, request.temperature
-    decoder, starts = prefill(model, bos, before), tokenizer.chars_per_token
+    decoder, token = prefill(model, bos, before), (bos, *before)[-1]
     tokens: list[int] = []
-    token, length = (before or (bos,))[-1], 0  # in characters
-    most = math.inf if conditions.max_len is None else conditions.max_len
-    # Only if each token is a character is it clear that a document is too long before its end.
-    cut = most if tokenizer.is_one_char_each else math.inf
-    filled = len(conditions.prefix) == most  # there is one such document, without a draw
     for position in range(model.config.block_size - len(before)):
-        if length > cut or (filled and position == len(prefix)):
-            break
         logits = decoder.push(token)
-        if position < len(prefix):
-            token = prefix[position]
-        else:
-            excluded = tokenizer.ruled_out(tokens) if valid else request.excluded
-            stay = allowed(logits, temperature, bos, length, conditions, excluded)
-            token = stay[sample_token([logits[t] for t in stay], temperature, u(position))]
+        excluded = tokenizer.ruled_out(tokens) if valid else request.excluded
+        stay = [each for each in range(len(logits)) if each not in excluded]
+        stay = allowed(temperature, conditions, logits, stay)
+        u = uniform(request.seed, number, position)
+        token = stay[sample_token([logits[each] for each in stay], temperature, u)]
         if token == bos:
             break
         tokens.append(token)
-        length += starts[token]
     return tokens
 
 
 def allowed(
-    logits: Sequence[float],
     temperature: float,
-    bos: int,
-    length: int,
     conditions: GenerationConstraints,
-    excluded: Collection[int] = (),
+    logits: Sequence[float],
+    tokens: list[int],
 ) -> list[int]:
-    """Return the tokens that may follow `length` characters, in ascending order, not `excluded`."""
-    tokens = [token for token in range(len(logits)) if token not in excluded]
-    if length < conditions.min_len and bos not in excluded:
-        tokens.remove(bos)
+    """Return those of the tokens that top_k and top_p keep, in ascending order."""
     top_k, top_p = conditions.top_k, conditions.top_p
-    if top_k is not None or top_p < 1:
-        tokens.sort(key=lambda token: -logits[token])  # stable: the first of equal ones stay
-        tokens = tokens[:top_k]
-        if top_p < 1:
-            shares = probabilities([logits[token] for token in tokens], temperature)
-            running = list(accumulate(shares))
-            # Relative to the sum, because that may not be exactly 1.
-            reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
-            tokens = tokens[: reached + 1]
-        tokens.sort()
-    return tokens
+    if top_k is None and top_p == 1:
+        return tokens
+    tokens = sorted(
+        tokens, key=lambda token: -logits[token]
+    )  # stable: the first of equal ones stay
+    tokens = tokens[:top_k]
+    if top_p < 1 and tokens:
+        shares = probabilities([logits[token] for token in tokens], temperature)
+        running = list(accumulate(shares))
+        # Relative to the sum, because that may not be exactly 1.
+        reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
+        tokens = tokens[: reached + 1]
+    return sorted(tokens)
 
 
 def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:
-    """Return whether a text fulfils the conditions of one whole document, as a function to call."""
+    """Return whether a text fulfils the conditions of one whole document, as a function to call.
+
+    No regular expression takes it long, because it does not try the ways to match one by one.
+    """
     most = math.inf if c.max_len is None else c.max_len
-    match = None if c.regex is None else compile_regex(c.regex).fullmatch
+    terms = [parse_regex(c.regex)] if c.regex is not None else []
+    if c.pattern is not None:
+        terms.append(term_of_pattern(c.pattern))
+    matches = Automaton(intersection(*terms)).matches if terms else None
     excluded = set(c.exclude)
 
     def fits(text: str) -> bool:
@@ -422,6 +621,6 @@ def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:
         # A mark after the prefix may change its last character. Not all bytes are characters.
         if not text.startswith(c.prefix) or not c.min_len <= len(text) <= most:
             return False
-        return match is None or match(text) is not None
+        return matches is None or matches(text)
 
     return fits

@@ -1,4 +1,4 @@
-"""From logits to text: how the next token is drawn, and documents token by token."""
+"""From logits to text: choosing the next token, and documents token by token."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
 from kamon.tokenizers.base import Tokenizer
 
-INVALID = "\ufffd"  # what bytes that are no UTF-8 become
-BYTES_OF_TEXT = 100.0  # of a short one, and of what is known of it
+INVALID = "\ufffd"  # replaces bytes that are not UTF-8
+BYTES_OF_TEXT = 100.0  # memory of a short text and of the numbers about it
 
 
 class LanguageModel(Protocol):
-    """What sampling needs: every engine has it, and so has an n-gram."""
+    """What sampling needs of a model. Every engine and every n-gram has it."""
 
     @property
     def config(self) -> Config:
-        """Of which sampling reads block_size."""
+        """Return the settings. Sampling reads only block_size."""
 
     def decoder(self) -> Decoder:
-        """A reader at the start of a document."""
+        """Return a decoder at the start of a document."""
 
 
 def sample_token(logits: Sequence[float], temperature: float, u: float) -> int:
-    """The token at which the running sum of softmax(logits / temperature) passes u, 0 ≤ u < 1.
+    """Return the token at which the running sum of softmax(logits / temperature) passes u.
 
-    Temperature 0 takes the largest logit, the first among equals.
+    u: a random number, 0 ≤ u < 1. At temperature 0 the token is that of the largest logit, the
+    first of equal ones.
     """
     running = list(accumulate(probabilities(logits, temperature)))
     return bisect(running, u * running[-1], 0, len(running) - 1)
 
 
 def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
-    """softmax(logits / temperature); so cold that only the largest logit is left, 1 for it."""
+    """Return softmax(logits / temperature).
+
+    If the temperature is too close to 0 to divide by, the largest logit gets probability 1.
+    """
     largest = max(logits)
     try:
         scale = temperature**-1
@@ -66,10 +70,14 @@ def sample_document(
     excluded: Collection[int] = (),
     tokenizer: Tokenizer | None = None,
 ) -> list[int]:
-    """Tokens of one new document, without BOS; `u(position)` is the draw for each.
+    """Return the tokens of one new document, without BOS.
 
-    It ends where the model says BOS, or unfinished where block_size tokens are full. before,
-    excluded: see SampleRequest. tokenizer: rules out what its texts cannot have.
+    It ends with the model's BOS, or without an end after block_size tokens.
+
+    Args:
+        u: returns the random number for each position.
+        before, excluded: prompt_tokens and excluded of a SampleRequest.
+        tokenizer: if given, only tokens that a text can have.
     """
     decoder = prefill(model, bos, before)
     tokens: list[int] = []
@@ -90,7 +98,7 @@ def sample_document(
 
 
 def prefill(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
-    """A decoder that has read BOS and `before`, but for the last of these, which comes next."""
+    """Return a decoder that has read BOS and `before`, except for the last token of these."""
     decoder = model.decoder()
     for token in [bos, *before][:-1]:
         decoder.push(token)
@@ -98,19 +106,21 @@ def prefill(model: LanguageModel, bos: int, before: Sequence[int]) -> Decoder:
 
 
 class PrefixCache:
-    """Logits after a prefix; a decoder goes on where one prefix continues the one before.
+    """The logits after prefixes. If a prefix continues the last one, only the rest is read.
 
-    before: tokens between BOS and every prefix.
+    Attributes:
+        reads: tokens read so far.
     """
 
     def __init__(self, model: LanguageModel, bos: int, before: Sequence[int] = ()) -> None:
+        """Begin with nothing. before: tokens between BOS and every prefix."""
         self.model = model
         self.start = (bos, *before)
         self.read: tuple[int, ...] | None = None
         self.reads = 0
 
     def logits(self, tokens: tuple[int, ...]) -> Sequence[float]:
-        """(V,) of the token after the start and `tokens`."""
+        """Return the logits (V,) of the token after the start and `tokens`."""
         read = self.read
         if read is not None and len(read) < len(tokens) and tokens[: len(read)] == read:
             rest = tokens[len(read) :]
@@ -125,6 +135,7 @@ class PrefixCache:
 
 
 def log_sum_exp(logits: Sequence[float]) -> float:
+    """Return log Σ exp(logit)."""
     largest = max(logits)
     return largest + math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
 
@@ -135,18 +146,20 @@ def logprobs_of_prefixes(
     openings: Sequence[tuple[int, ...]],
     before: Sequence[int] = (),
 ) -> list[float]:
-    """log p in nats that a document begins with these tokens, for each of `openings`; before: see
-    SampleRequest."""
+    """Return log p in nats that a document begins with these tokens, for each of `openings`.
+
+    before: prompt_tokens of a SampleRequest.
+    """
     reading = PrefixCache(model, bos, before)
-    behind: dict[tuple[int, ...], list[float]] = {}  # log p of each token that may come next
+    following: dict[tuple[int, ...], list[float]] = {}  # log p of each token that may come next
     within: dict[tuple[int, ...], list[float]] = {}  # log p of each of the tokens
 
     def logprobs(tokens: tuple[int, ...]) -> list[float]:
-        if tokens not in behind:
+        if tokens not in following:
             logits = reading.logits(tokens)
             base = log_sum_exp(logits)
-            behind[tokens] = [logit - base for logit in logits]
-        return behind[tokens]
+            following[tokens] = [logit - base for logit in logits]
+        return following[tokens]
 
     for first in {tokens[:-1]: None for tokens in openings}:
         within[first] = [logprobs(first[:i])[token] for i, token in enumerate(first)]
@@ -157,11 +170,13 @@ def logprobs_of_prefixes(
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """n new documents; the draws of number i are `philox.uniform(seed, i, position)`.
+    """A request for n documents. Document i uses the random numbers `uniform(seed, i, position)`.
 
-    first: the number of the first one. before: tokens between BOS and each document, such as a
-    prompt, which are read and not returned. excluded: tokens that are never drawn; the others share
-    their probability in proportion.
+    Attributes:
+        first: the number of the first document.
+        prompt_tokens: tokens between BOS and each document, which the model reads first. They are
+            not part of the samples.
+        excluded: tokens that are never chosen. The others share their probability in proportion.
     """
 
     n: int
@@ -174,9 +189,9 @@ class SampleRequest:
 
 
 def sample(model: LanguageModel, request: SampleRequest) -> PackedBatch:
-    """The documents, without BOS; all at once where an engine can.
+    """Return the documents, without BOS. Some engines make all of them in one call.
 
-    ValueError for a number or temperature that cannot be, and a token outside the vocabulary.
+    Raises: ValueError for an impossible number or temperature, or a token outside the vocabulary.
     """
     check_samples(request.n, request.temperature, request.first)
     fused = getattr(model, "sample", None)
@@ -190,7 +205,7 @@ def sample(model: LanguageModel, request: SampleRequest) -> PackedBatch:
 
 
 def check_room(n: int, length: int = 0) -> None:
-    """ConfigError where n texts, made all at once with room for `length` tokens, are too many."""
+    """Raise ConfigError if n texts with room for `length` tokens do not fit in memory."""
     check_memory(
         n * (BYTES_OF_TEXT + 8.0 * length),
         f"making {n:,} samples",
@@ -201,7 +216,7 @@ def check_room(n: int, length: int = 0) -> None:
 def sample_texts(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest
 ) -> tuple[list[str], list[int]]:
-    """The documents of `sample` as texts, and how many tokens each has."""
+    """Return the documents of `sample` as texts, and the number of tokens of each."""
     batch = sample(model, request)
     texts = tokenizer.decode_documents(batch)
     sizes = list(map(sub, batch.offsets[1:], batch.offsets))
@@ -222,10 +237,12 @@ def sample_texts(
 def as_text(
     tokenizer: Tokenizer, tokens: list[int], room: int, again: Callable[[], list[int]]
 ) -> tuple[list[int], int]:
-    """The tokens of a sample if they are text, otherwise those that `again` draws in the same way
-    among the tokens that a text can have; and how many were drawn.
+    """Return the tokens of a sample, and how many were sampled.
 
-    A character that the end of the `room` cuts is left out.
+    If they are not text, take those of `again`, which samples in the same way from the tokens that
+    a text can have. A character that the end of the room cuts is left out.
+
+    room: the most tokens of a document.
     """
     begun = tokenizer.unfinished(tokens)
     if begun is None or (begun and len(tokens) < room):
@@ -237,7 +254,7 @@ def as_text(
 
 
 def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> PackedBatch:
-    """The loop over `sample_document` that every fused `sample` must equal."""
+    """Return the documents, made one after the other. Every fused `sample` must equal this."""
     return pack_sequences(
         sample_document(
             *(model, request.bos, request.temperature, partial(uniform, request.seed, index)),

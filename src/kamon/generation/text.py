@@ -76,7 +76,8 @@ def continue_text(
             logits = decoder.push(token)
         room -= len(waiting)
         excluded = tokenizer.ruled_out(tokens[-3:]) if tokenizer else ()
-        stay = allowed(logits, temperature, bos, number, conditions, excluded)
+        stay = [token for token in range(len(logits)) if token not in excluded]
+        stay = allowed(temperature, conditions, logits, stay)
         token = stay[sample_token([logits[t] for t in stay], temperature, u(number))]
         if token == bos:
             break

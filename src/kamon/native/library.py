@@ -41,9 +41,23 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         + [c_double, c_uint64, c_int, c_void_p, c_double]
         + [c_void_p] * 3,
     ),
+    "smooth": (c_int, [c_int, c_int64] + [c_void_p] * 2 + [c_double] + [c_void_p] * 2),
+    "look_ahead": (c_int, [c_int] * 3 + [c_int64] + [c_void_p] * 6 + [c_int64] + [c_void_p] * 2),
+    "sample_guided": (
+        c_int,
+        [c_void_p]
+        + [c_int64] * 2
+        + [c_double, c_uint64, c_void_p, c_double]
+        + [c_int] * 3
+        + [c_int64]
+        + [c_void_p] * 6
+        + [c_int64]
+        + [c_void_p] * 6,
+    ),
     "decoder_create": (c_void_p, [c_void_p]),
     "decoder_destroy": (None, [c_void_p]),
     "decoder_push": (c_int, [c_void_p, c_int, c_void_p]),
+    "uniforms": (None, [c_uint64] * 2 + [c_int64, c_uint64, c_void_p]),
     "shuffle": (None, [c_void_p, c_uint32, c_void_p, c_int]),
     "gauss": (None, [c_void_p, c_double, c_int64, c_void_p, c_void_p]),
     "find_starts": (c_int, [c_void_p] + [c_int64] * 2 + [c_void_p] * 2 + [c_int]),

@@ -457,6 +457,8 @@ export interface SampleBody {
   prefix?: string;
   suffix?: string;
   contains?: string;
+  pattern?: string | null;
+  regex?: string | null;
   min_len?: number;
   max_len?: number | null;
   novel?: boolean;

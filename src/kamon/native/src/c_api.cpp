@@ -25,6 +25,17 @@ void* made_or_null(const Make& make) {
   }
 }
 
+// Turns documents with room for block_size tokens, and their lengths in offsets[1 … n], into a
+// batch.
+void close_gaps(int64_t n, int block_size, int32_t* tokens, int64_t* offsets) {
+  offsets[0] = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const size_t size = sizeof(int32_t) * size_t(offsets[i + 1]);
+    std::memmove(tokens + offsets[i], tokens + i * block_size, size);
+    offsets[i + 1] += offsets[i];
+  }
+}
+
 // Makes the compiler believe that v may have changed.
 KAMON_INLINE void keep(Vec& v) {
 #if defined(__x86_64__)
@@ -201,11 +212,74 @@ API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperatur
       sample_documents(sampler, mixer ? &*mixer : nullptr, params, rows, stop_flag);
     });
     if (stop_flag()) return Error::stopped;
-    offsets[0] = 0;
-    for (int64_t i = 0; i < n; i++) {  // close the gaps
-      std::memmove(tokens + offsets[i], tokens + i * block_size, sizeof(int32_t) * lengths[i]);
-      offsets[i + 1] += offsets[i];
-    }
+    close_gaps(n, block_size, tokens, offsets);
+    return Error::none;
+  });
+}
+
+// See smooth, also for the order of the contexts.
+API(int, kamon_smooth)(int vocab_size, int64_t num_contexts, const int32_t* shorter,
+                       const int32_t* timeless, double trust, double* sums, double* p) {
+  const bool sound = smooth(vocab_size, num_contexts, shorter, timeless, trust, sums, p);
+  return sound ? Error::none : Error::index;
+}
+
+// chances: of each node and context, see GuideArrays. p: [context][token].
+API(int, kamon_look_ahead)(int vocab_size, int bos, int room, int64_t num_nodes,
+                           const int32_t* positions, const int32_t* next, const uint8_t* ends,
+                           const int64_t* first_contexts, const int32_t* after,
+                           const int64_t* begins, int64_t num_chances, const double* p,
+                           double* chances) {
+  return error_of([&] {
+    const GuideArrays guide{vocab_size, bos,  room,           num_nodes, positions,
+                            next,       ends, first_contexts, after,     begins};
+    if (!guide.is_sound(num_chances)) return Error::index;
+    look_ahead(guide, p, chances);
+    return Error::none;
+  });
+}
+
+// Samples like kamon_sample, under conditions: see GuideArrays and kamon_look_ahead. weights: n.
+// counts: see Guide.
+API(int, kamon_sample_guided)(void* handle, int64_t first, int64_t n, double temperature,
+                              uint64_t seed, const void* table, double weight, int vocab_size,
+                              int bos, int room, int64_t num_nodes, const int32_t* positions,
+                              const int32_t* next, const uint8_t* ends,
+                              const int64_t* first_contexts, const int32_t* after,
+                              const int64_t* begins, int64_t num_chances, const double* chances,
+                              double* counts, double* weights, int32_t* tokens, int64_t* offsets,
+                              const int32_t* stop) {
+  Engine& engine = as_engine(handle);
+  const NgramTable* ngram = static_cast<const NgramTable*>(table);
+  const StopFlag stop_flag{stop};
+  return error_of([&] {
+    if (vocab_size != engine.shape.vocab_size || room > engine.shape.block_size)
+      return Error::sizes;
+    if (ngram && ngram->vocab_size != vocab_size) return Error::sizes;
+    const GuideArrays arrays{vocab_size, bos,  room,           num_nodes, positions,
+                             next,       ends, first_contexts, after,     begins};
+    if (!arrays.is_sound(num_chances)) return Error::index;
+    const int block_size = engine.shape.block_size;
+    int64_t* lengths = offsets + 1;
+    const SampleParams params{first, temperature, seed, bos};
+    constexpr int64_t PIECE = 64 * NUM_LANES;
+    const int num_pieces = int((n + PIECE - 1) / PIECE);
+    const size_t num_counts = counts ? size_t(first_contexts[room + 1]) * size_t(vocab_size) : 0;
+    std::vector<double> of_pieces(num_counts * size_t(num_pieces));  // added up in order
+    engine.run(num_pieces, [&](int piece, int thread) {
+      FlushToZero flush;
+      Sampler sampler(engine.model(), *engine.workspaces[thread]);
+      std::optional<Mixer> mixer;
+      if (ngram) mixer.emplace(*ngram, weight);
+      double* own = counts ? of_pieces.data() + num_counts * size_t(piece) : nullptr;
+      Guide guide(arrays, chances, own);
+      const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
+      GuidedSampling(sampler, mixer ? &*mixer : nullptr, guide, params, rows, weights)
+          .run(stop_flag);
+    });
+    if (stop_flag()) return Error::stopped;
+    for (size_t i = 0; i < of_pieces.size(); i++) counts[i % num_counts] += of_pieces[i];
+    close_gaps(n, block_size, tokens, offsets);
     return Error::none;
   });
 }
@@ -230,6 +304,14 @@ API(int, kamon_decoder_push)(void* handle, int token, double* logits) {
   for (int o = 0; o < decoder.shape.vocab_size; o++)
     logits[o] = double(decoder.sampler.logit(o, 0));
   return Error::none;
+}
+
+// u: the random draws at one position of samples number first … first + n − 1.
+API(void, kamon_uniforms)(uint64_t seed, uint64_t first, int64_t n, uint64_t position, double* u) {
+  for (int64_t i = 0; i < n; i++) {
+    const uint64_t number = first + uint64_t(i);
+    uniforms<1>(seed, &number, &position, u + i);
+  }
 }
 
 // items: of 4 or 8 bytes each.

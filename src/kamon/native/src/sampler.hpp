@@ -7,6 +7,7 @@
 #pragma once
 
 #include "blend.hpp"
+#include "lookahead.hpp"
 #include "model.hpp"
 #include "philox.hpp"
 #include "thread_pool.hpp"
@@ -65,6 +66,8 @@ class Sampler {
 
   int block_size() const { return shape.block_size; }
 
+  ptrdiff_t num_logits() const { return ptrdiff_t(shape.vocab_size) * NUM_LANES; }
+
   // After `push`: [token][lane].
   Real* logits() { return workspace.logits.data; }
   Real logit(int token, int lane) const {
@@ -91,6 +94,32 @@ class Sampler {
           total += vexp((logit - top) * factor);
         store(row, total);
       }
+    }
+  }
+
+  // Turns the logits into probabilities up to a factor, whose totals are returned for each lane.
+  void exponentiate(double temperature, Real* totals) {
+    const double scale = 1 / temperature;
+    const Real factor = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
+    for (int j = 0; j < NUM_LANES; j += L) {
+      Real* logits = workspace.logits.data + j;
+      Vec top = load(logits);
+      for (int o = 1; o < shape.vocab_size; o++)
+        top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
+      const bool greedy = scale > 1e6 && near_greedy(logits, scale);
+      Vec total = {};
+      for (int o = 0; o < shape.vocab_size; o++) {
+        Real* row = logits + ptrdiff_t(o) * NUM_LANES;
+        const Vec logit = load(row);
+        Vec p;
+        if (greedy)
+          p = ((logit == top) & (total == Vec{})) ? splat(Real(1)) : Vec{};  // the first one
+        else
+          p = vexp((logit - top) * factor);
+        store(row, p);
+        total += p;
+      }
+      store(totals + j, total);
     }
   }
 
@@ -309,5 +338,107 @@ inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams&
     for (int lane = 0; lane < NUM_LANES; lane++) append(lane, chosen[lane]);
   }
 }
+
+// Samples documents under conditions: see guided_document of the Python side. weights: of each
+// document.
+class GuidedSampling {
+ public:
+  GuidedSampling(Sampler& sampler_, Mixer* mixer_, Guide& guide_, const SampleParams& params_,
+                 const SampleRows& rows_, double* weights_)
+      : sampler(sampler_),
+        mixer(mixer_),
+        guide(guide_),
+        params(params_),
+        rows(rows_),
+        weights(weights_),
+        next(rows_.first) {}
+
+  void run(const StopFlag& stop) {
+    read_bos();
+    for (int lane = 0; lane < NUM_LANES; lane++) begin(lane);
+    while (num_running && !stop()) {
+      advance();
+      for (int lane = 0; lane < NUM_LANES; lane++) {
+        ids[lane] = uint64_t(params.first_doc + docs[lane]);
+        positions[lane] = uint64_t(sampler.position[lane]);
+      }
+      uniforms<NUM_LANES>(params.seed, ids, positions, u);
+      for (int lane = 0; lane < NUM_LANES; lane++) {
+        if (docs[lane] < 0) continue;
+        guide.weigh(lane, sampler.logits(), double(totals[lane]));
+        if (!append(lane, u[lane])) begin(lane);
+      }
+    }
+  }
+
+ private:
+  Sampler& sampler;
+  Mixer* mixer;
+  Guide& guide;
+  const SampleParams& params;
+  const SampleRows& rows;
+  double* weights;
+  int64_t next, num_running = NUM_LANES;
+  int64_t docs[NUM_LANES];  // −1 in an idle lane
+  uint64_t ids[NUM_LANES], positions[NUM_LANES];
+  double u[NUM_LANES];
+  Real totals[NUM_LANES];
+  std::vector<Real> first;  // p of each token after BOS, in all lanes
+  Real first_total;
+
+  void advance() {
+    sampler.push();
+    if (mixer) mixer->mix(sampler.logits());
+    sampler.exponentiate(params.temperature, totals);
+  }
+
+  // BOS, which all documents begin with, is read once.
+  void read_bos() {
+    std::fill_n(sampler.position, NUM_LANES, 0);
+    std::fill_n(sampler.input, NUM_LANES, params.bos);
+    for (int lane = 0; lane < NUM_LANES && mixer; lane++) mixer->begin(lane, params.bos);
+    advance();
+    first.assign(sampler.logits(), sampler.logits() + sampler.num_logits());
+    first_total = totals[0];
+  }
+
+  // A lane takes the next documents, until one has a first token and does not end with it.
+  void begin(int lane) {
+    for (;;) {
+      docs[lane] = next < rows.last ? next++ : -1;
+      sampler.position[lane] = docs[lane] < 0 ? -1 : 0;
+      if (docs[lane] < 0) {
+        num_running--;
+        return;
+      }
+      if (mixer) mixer->begin(lane, params.bos);
+      guide.begin(lane);
+      const uint64_t id = uint64_t(params.first_doc + docs[lane]), position = 0;
+      double draw;
+      uniforms<1>(params.seed, &id, &position, &draw);
+      guide.weigh(lane, first.data(), double(first_total));
+      if (append(lane, draw)) return;
+    }
+  }
+
+  // Gives a lane the next token of its document. Returns whether the document continues.
+  bool append(int lane, double draw) {
+    const int64_t doc = docs[lane];
+    int& position = sampler.position[lane];
+    const bool stuck = !guide.can_follow(lane);
+    const int token = stuck ? params.bos : guide.choose(lane, draw);
+    if (token != params.bos) {
+      rows.tokens[doc * sampler.block_size() + position++] = token;
+      if (!guide.read(lane, token) && position < sampler.block_size()) {
+        sampler.input[lane] = token;
+        if (mixer) mixer->read(lane, token);
+        return true;
+      }
+    }
+    rows.lengths[doc] = position;
+    weights[doc] = stuck ? 0 : guide.weight[lane];
+    return false;
+  }
+};
 
 }  // namespace

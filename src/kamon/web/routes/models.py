@@ -136,7 +136,8 @@ class Data(BaseModel):
 
 
 class SampleBody(ApiModel):
-    """Options of `kamon sample`. min_len, max_len: in characters."""
+    """Options of `kamon sample`. min_len, max_len: in characters. pattern: `_` is one
+    character and `*` any number. regex: of Python, without back-references."""
 
     model: ModelId
     n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
@@ -147,6 +148,8 @@ class SampleBody(ApiModel):
     prefix: ShortText = ""
     suffix: ShortText = ""
     contains: ShortText = ""
+    pattern: Annotated[str, Field(max_length=200)] | None = None
+    regex: Annotated[str, Field(max_length=200)] | None = None
     min_len: Length = 0
     max_len: Length | None = None
     novel: bool = False
@@ -536,8 +539,9 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     gpt, ngram = parts_of(model.language_model, read)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
-    temperature, num_chars = body.temperature, len(body.prefix)
-    kept = allowed(logits, temperature, tokenizer.bos, num_chars, conditions, special)
+    temperature = body.temperature
+    usual = [token for token in range(len(logits)) if token not in special]
+    kept = allowed(temperature, conditions, logits, usual)
     shares = dict(zip(kept, probabilities([logits[t] for t in kept], temperature), strict=True))
     return NextTokens(
         tokens=[

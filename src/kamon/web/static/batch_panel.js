@@ -42,6 +42,8 @@ export class BatchPanel {
     this.begins = word("begins");
     this.suffix = word("suffix");
     this.contains = word("contains");
+    this.pattern = word("pattern");
+    this.regex = word("regex");
     this.minLen = length("min_len");
     this.maxLen = length("max_len");
     this.copies = h("input", { checked: state.copies === "1" });
@@ -85,6 +87,8 @@ export class BatchPanel {
         field("Begins with", this.begins),
         field("Ends with", this.suffix),
         field("Contains", this.contains),
+        field("Pattern", this.pattern, "_ is one character, * any number"),
+        field("Regular expression", this.regex, "matches the whole name"),
         field("Shortest length", this.minLen),
         field("Longest length", this.maxLen),
       ),
@@ -124,6 +128,8 @@ export class BatchPanel {
       prefix: this.read(this.begins).text,
       suffix: this.read(this.suffix).text,
       contains: this.read(this.contains).text,
+      pattern: this.pattern.value || null,
+      regex: this.regex.value || null,
       min_len: numberOf(this.minLen) ?? 0,
       max_len: numberOf(this.maxLen),
       novel: fresh && this.model.num_docs > 0,
@@ -185,6 +191,8 @@ export class BatchPanel {
       begins: this.begins.value,
       suffix: this.suffix.value,
       contains: this.contains.value,
+      pattern: this.pattern.value,
+      regex: this.regex.value,
       min_len: this.minLen.value,
       max_len: this.maxLen.value,
       copies: this.copies.checked ? "1" : null,
