@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import Config, require_int
+from kamon.data.columns import Row, rows_in, values_of
 from kamon.data.documents import Documents
 from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.distributed import get_group
@@ -21,6 +22,7 @@ from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, StoreError
 from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import SampleResult, find, make_constraints
+from kamon.generation.given import Conditional, Given, GivenModel, Recipe, plain_tokenizer
 from kamon.generation.sampling import SampleRequest
 from kamon.ngrams.native import count_ngram
 from kamon.storage import model_dir
@@ -59,17 +61,67 @@ class Model:
         """The unique documents of its training and validation sets. Empty for a packed corpus."""
         if self.training.corpus.packed:
             return Documents.of([])
+        if self.training.given:
+            return Documents.of(dict.fromkeys(row.text for row in self.rows))
+        return self.stored_documents()
+
+    def stored_documents(self) -> Documents:
         if isinstance(self.documents, Documents):
             return self.documents
         return unpack_documents(self.documents)
 
     @cached_property
-    def language_model(self) -> Engine | BlendedModel:
-        """What samples and scores: the engine, or its blend with the n-gram of the whole list."""
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the table of a conditional model, or nothing."""
+        given = self.training.given
+        if given is None:
+            return ()
+        try:
+            return rows_in(self.stored_documents(), len(given.columns))
+        except ValueError as error:
+            raise StoreError(f"the model cannot be used: {error}") from None
+
+    @property
+    def given_values(self) -> dict[str, list[str]]:
+        """The columns of given values of a conditional model, and the values of each."""
+        return values_of(self.training.given.columns, self.rows) if self.training.given else {}
+
+    @cached_property
+    def language_model(self) -> Engine | BlendedModel | GivenModel:
+        """What samples and scores: the engine, or its blend with the n-gram of the whole list.
+
+        For a conditional model it is the mixture of all its classes.
+        """
+        if self.training.given:
+            return self.conditional.under()
         return self.blended_with(self.docs)
 
-    def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel:
+    @cached_property
+    def conditional(self) -> Conditional:
+        """The classes of a conditional model. Raises ConfigError for another one."""
+        return self.conditional_of(self.rows)
+
+    def conditional_of(self, rows: Sequence[Row]) -> Conditional:
+        """Return the classes of a conditional model with the n-grams of these rows."""
+        given, blend = self.training.given, self.training.blend
+        if given is None:
+            raise ConfigError(
+                "the model knows no given values", "train one with `kamon train TABLE --given`"
+            )
+        recipe = Recipe(0, 1.0)
+        if blend:
+            recipe = Recipe(blend.order, blend.weight, tuple(given.shares))
+        return Conditional(self.engine, self.tokenizer, given.columns, rows, recipe)
+
+    def under(self, given: Given | None) -> Engine | BlendedModel | GivenModel:
+        """Return the language model under given values. None: the mixture of all classes."""
+        return self.language_model if given is None else self.conditional.under(given)
+
+    def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel | GivenModel:
         """Return the engine's blend with the n-gram of these documents, or only the engine."""
+        if self.training.given:
+            known = set(docs)
+            return self.conditional_of([row for row in self.rows if row.text in known]).under()
         blend = self.training.blend
         if blend is None:
             return self.engine
@@ -78,7 +130,15 @@ class Model:
         return BlendedModel(self.engine, ngram, blend.weight)
 
     def without_blend(self) -> Model:
-        """Return the GPT only: a model that is not blended with an n-gram."""
+        """Return the GPT only: a model that is not blended with an n-gram.
+
+        Raises: ConfigError for a conditional model, whose GPT does not begin with BOS.
+        """
+        if self.training.given:
+            raise ConfigError(
+                "this is not possible with a model of given values",
+                "use a model that was trained without --given",
+            )
         return replace(self, training=self.training.without_blend())
 
     def parts(self) -> tuple[Documents, Documents]:
@@ -107,6 +167,7 @@ class Model:
         *,
         temperature: float | None = None,
         seed: int | None = None,
+        given: Given | None = None,
         **conditions: Any,
     ) -> list[str]:
         """Sample n documents. Sample i depends only on the seed, i and the model, not on n.
@@ -116,11 +177,15 @@ class Model:
         Args:
             temperature: by default that of the Config. 0 takes the most likely token each time.
             seed: by default that of the Config.
+            given: values of a conditional model, such as {"country": "fi", "sex": "f"} or
+                {"country": {"fi": 0.5, "jp": 0.5}} for a mix. By default, each sample is from a
+                class that is drawn as often as it is in the table.
             conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6 or
                 novel=True. For a model of a text: length in tokens (500). If too few documents
                 satisfy the conditions, there are fewer than n samples.
         """
-        return self.generate(n, temperature=temperature, seed=seed, **conditions).texts
+        how = {"temperature": temperature, "seed": seed, "given": given}
+        return self.generate(n, **how, **conditions).texts
 
     def generate(
         self,
@@ -128,6 +193,7 @@ class Model:
         *,
         temperature: float | None = None,
         seed: int | None = None,
+        given: Given | None = None,
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Any,
     ) -> SampleResult:
@@ -136,8 +202,9 @@ class Model:
         should_stop: ends a search under conditions, see `kamon.generation.constraints.find`.
         """
         n = require_int("the number of samples", n, 0)
-        given: dict[str, Any] = {"temperature": temperature, "seed": seed}
-        config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
+        chosen_settings: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        settings = {k: v for k, v in chosen_settings.items() if v is not None}
+        config = replace(self.config, **settings)
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_constraints(conditions)
         if chosen.novel and self.training.corpus.packed:
@@ -152,9 +219,8 @@ class Model:
             return SampleResult(
                 sample_continuations(self.engine, self.tokenizer, request, chosen), range(n), n
             )
-        return find(
-            self.language_model, self.tokenizer, request, chosen, lambda: self.docs, should_stop
-        )
+        tokenizer = plain_tokenizer(self.tokenizer) if self.training.given else self.tokenizer
+        return find(self.under(given), tokenizer, request, chosen, lambda: self.docs, should_stop)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. StoreError if the path exists or cannot be written."""

@@ -27,6 +27,7 @@ from kamon.engines.parameters import num_params
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
 from kamon.generation.blend import BlendedModel
+from kamon.generation.given import GivenModel
 from kamon.generation.sampling import (
     LanguageModel,
     SampleRequest,
@@ -337,10 +338,12 @@ def one_by_one(
             logprobs = logprobs_of_prefixes(model, request.bos, openings, request.prompt_tokens)
     for number in count():
         u = partial(uniform, request.seed, number)
-        prefix = openings[0]
+        prefix, reader = openings[0], model
+        if isinstance(model, GivenModel):  # which has a character tokenizer
+            reader = model.drawn(u, (request.bos, *prefix))
         if len(openings) > 1:  # nothing else is drawn for position 0
             prefix = openings[sample_token(logprobs, request.temperature, u(0))]
-        draw = partial(constrained_document, model, request, u, conditions, prefix, tokenizer)
+        draw = partial(constrained_document, reader, request, u, conditions, prefix, tokenizer)
         tokens, size = as_text(tokenizer, draw(), room, partial(draw, valid=True))
         yield tokenizer.normal(tokenizer.decode(tokens)), size
 

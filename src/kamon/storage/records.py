@@ -142,6 +142,32 @@ class BlendRecord(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class GivenRecord(Record):
+    """The given columns of a conditional model.
+
+    Attributes:
+        columns: their names, as in each stored row.
+        shares: of the n-grams of `kamon.generation.given.levels`; empty for the GPT only.
+        weight: the column of weights, if there is one.
+        calibration: for each column the number that log p of an entry is multiplied with before
+            classes are compared.
+    """
+
+    about = "what values are given"
+    columns: list[str]
+    shares: list[float] = field(default_factory=list)
+    weight: str | None = None
+    calibration: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.columns or not all(isinstance(name, str) for name in self.columns):
+            raise damaged(self.about)
+        numbers = [*self.shares, *self.calibration.values()]
+        if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
+            raise damaged(self.about)
+
+
+@dataclass(frozen=True, eq=False)
 class CrossValidationRecord(Record):
     """Losses of models that each held out another part of a list, in nats per token.
 
@@ -206,6 +232,7 @@ class TrainingRecord(Record):
         blend: None for the GPT only.
         cross_validation: of a list that is too short for a validation set.
         tuning: None if the model is not fine-tuned.
+        given: of a conditional model.
     """
 
     about = CorpusRecord.about
@@ -223,6 +250,7 @@ class TrainingRecord(Record):
     blend: BlendRecord | None = None
     cross_validation: CrossValidationRecord | None = None
     tuning: TuningRecord | None = None
+    given: GivenRecord | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES or self.dtype not in DTYPES:

@@ -48,28 +48,37 @@ class StartingPoint:
             return self.tokenizer.extended(sorted(self.tokenizer.unknown(set(chars))))
         return self.tokenizer
 
-    def params_for(self, tokenizer: Tokenizer, config: Config) -> array[float]:
+    def params_for(self, tokenizer: Tokenizer, config: Config, num_values: int = 0) -> array[float]:
         """Return parameters for these tokens and the block_size of this config, of the same shape.
+
+        num_values: how many tokens of given values a document begins with. They start like BOS, and
+        all of them have its position.
 
         A token that the model lacks starts like its letter without accent or in the other case, or,
         if it lacks that too, with random numbers that are distributed like those of the others.
         """
         rng = random.Random(config.seed)
         rows = token_rows(self.tokenizer, tokenizer)
+        if num_values:  # the tokens of values are special
+            values = set(tokenizer.special.values()) - {tokenizer.bos}
+            rows = [self.tokenizer.bos if n in values else row for n, row in enumerate(rows)]
         shapes = parameter_shapes(replace(self.config, vocab_size=self.tokenizer.vocab_size))
         params, first = array("d"), 0
         for name, (n_out, n_in) in shapes.items():
             matrix = self.params[first : first + n_out * n_in]
             first += len(matrix)
             if name == "wpe":
-                chosen: list[int | None] = [min(i, n_out - 1) for i in range(config.block_size)]
+                places = (max(0, i - max(0, num_values - 1)) for i in range(config.block_size))
+                chosen: list[int | None] = [min(place, n_out - 1) for place in places]
             else:
                 chosen = rows if name in ("wte", "lm_head") else list(range(n_out))
             spread = NEW_LOGIT_SPREAD if name == "lm_head" else 1.0
             columns = [matrix[i::n_in] for i in range(n_in)] if None in chosen else []
             moments = [(mean(column), spread * deviation(column)) for column in columns]
-            for row in chosen:
-                if row is None:
+            for token, row in enumerate(chosen):
+                if name == "lm_head" and num_values and token > tokenizer.bos:
+                    params.extend([0.0] * n_in)
+                elif row is None:
                     params.extend(rng.gauss(*each) for each in moments)
                 else:
                     params.extend(matrix[row * n_in : (row + 1) * n_in])

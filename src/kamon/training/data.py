@@ -68,6 +68,11 @@ class TrainingData(ABC):
     chars: Counter[int]
     has_validation: bool
 
+    @property
+    def num_values(self) -> int:
+        """The tokens of given values that each document begins with, instead of BOS."""
+        return 0
+
     @abstractmethod
     def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:
         """Return what the steps learn from, in the order of their turn."""

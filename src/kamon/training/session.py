@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from kamon._version import __version__
 from kamon.data.documents import Documents
@@ -17,8 +18,10 @@ from kamon.model import Model, to_checkpoint
 from kamon.storage import model_dir
 from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
-from kamon.storage.records import CorpusRecord, TrainingRecord, ValidationRecord
+from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.training.blend import BlendLosses
+from kamon.training.calibration import calibrated
+from kamon.training.conditional import ConditionalData
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
@@ -71,6 +74,8 @@ class TrainingSession:
             held_out = self.validation_record(self.validation, len(losses))
         finished = len(losses) == setup.config.num_steps or exhausted
         model = self.model(finished=finished, held_out=held_out)
+        if model.training.given and losses:
+            model = calibrated(model)
         if writer and losses:
             writer.save(to_checkpoint(model, setup.engine.state()["params"], state))
         return model
@@ -133,26 +138,29 @@ class TrainingSession:
 
 
 def start_record(
-    setup: TrainingSetup,
-    corpus: CorpusRecord,
-    hold_out: bool,
-    checkpoint_every: int | float | None = None,
+    setup: TrainingSetup, checkpoint_every: int | float | None = None
 ) -> TrainingRecord:
     """Return the record of a run that is ready to start."""
-    crossed = setup.cross_validation
+    crossed, data = setup.cross_validation, setup.data
+    given: dict[str, Any] = {}
+    if isinstance(data, ConditionalData):
+        shares = list(setup.blended.shares) if setup.blended else []
+        about = {"columns": list(data.columns), "weight": data.weight, "shares": shares}
+        given = {"given": about}
     return TrainingRecord.read(
         {
             "kamon": __version__,
             "engine": setup.engine_name,
             "dtype": setup.engine.dtype,
             "num_cut": setup.num_cut,
-            "hold_out": hold_out,
+            "hold_out": data.has_validation,
             "init_from": setup.start.name if setup.start else None,
             "checkpoint_every": checkpoint_every,
-            "corpus": corpus,
+            "corpus": data.record,
             "num_steps_done": 0,
             "seconds": 0.0,
             **(crossed.records() if crossed else {}),
+            **given,
         }
     )
 

@@ -43,6 +43,7 @@ class TrainingSetup:
     """A run that is ready to start; `rng` is in the state after drawing the parameters.
 
     Attributes:
+        data: what is learned, whole.
         docs: what the steps learn from.
         longest: tokens of the longest document, BOS not counted.
         num_cut: how many documents lose their end.
@@ -54,6 +55,7 @@ class TrainingSetup:
     """
 
     config: Config
+    data: TrainingData
     tokenizer: Tokenizer
     docs: PackedBatch | BatchSource
     engine: Engine
@@ -92,6 +94,7 @@ def build_setup(
     made.load(initial_state(params or init(config, rng)))
     return TrainingSetup(
         config=config,
+        data=data,
         tokenizer=data.tokenizer,
         docs=docs,
         engine=made,
@@ -124,7 +127,7 @@ def choose_setup(
     stopped = False
     for candidate in candidates(data, settings, engine, size, seconds, init_from):
         config, start = candidate.config, candidate.start
-        params = start.params_for(data.tokenizer, config) if start else None
+        params = start.params_for(data.tokenizer, config, data.num_values) if start else None
         start = start and replace(start, params=array("d"))  # the engine has them now
         setup = replace(build_setup(data, config, engine, params), start=start)
         folds = []
@@ -208,7 +211,7 @@ def base_helps(
         isinstance(data, ListData)
         and data.mode == "documents"
         and isinstance(data.tokenizer, CharTokenizer)
-        and not data.tokenizer.added
+        and (not data.tokenizer.added or data.num_values > 0)
         and settings.keys().isdisjoint(SHAPE)
         and engine != "scalar"  # too slow for it
         and (seconds is not None or len(data.train_docs) <= presets.MAX_BASE_DOCS)

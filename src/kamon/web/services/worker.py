@@ -43,7 +43,6 @@ from kamon.ngrams.reference import Ngram
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
 from kamon.training.blend import mean_nats
-from kamon.training.data import list_record
 from kamon.training.early_stopping import MIN_DOCS
 from kamon.training.loop import Progress
 from kamon.training.session import start_record
@@ -222,16 +221,16 @@ class Training:
                 "choose a smaller n_embd, n_layer or block_size, or a list with fewer "
                 "unique characters",
             )
-        different = self.source.different
-        training = start_record(run, list_record(self.source), bool(run.held_out))
+        documents = run.data.documents
+        training = start_record(run)
         self.setup = run
-        self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
+        self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, documents)
         self.report(
             "start",
             config=asdict(config),
             tokenizer=run.tokenizer.to_json(),
             training=training.content,
-            documents=text_of(b"".join(pack_documents(different))),
+            documents=text_of(b"".join(pack_documents(documents))),
         )
         order = None
         if run.blended:
@@ -243,7 +242,7 @@ class Training:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
         if order is not None:
-            batch = run.tokenizer.encode_documents(different)
+            batch = run.tokenizer.encode_documents(documents)
             self.ngram = count_ngram(batch, config.vocab_size, order)
         room = limits.snapshot_bytes // (size * array(TYPECODES[run.engine.dtype]).itemsize)
         moments = max(2, min(limits.snapshots, room))
