@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,10 +24,11 @@ from kamon.errors import ConfigError, StoreError
 from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import SampleResult, find, make_constraints
 from kamon.generation.given import Conditional, Given, GivenModel, Recipe, plain_tokenizer
+from kamon.generation.known_prompts import KnownPrompts
 from kamon.generation.sampling import SampleRequest
 from kamon.ngrams.native import count_ngram
 from kamon.storage import model_dir
-from kamon.storage.checkpoint import Checkpoint, unpack_documents
+from kamon.storage.checkpoint import Checkpoint, unpack_documents, unpack_examples
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
@@ -51,6 +53,7 @@ class Model:
     metrics: Metrics = field(repr=False)
     training: TrainingRecord
     documents: bytes | Documents = field(repr=False)  # bytes as they are stored
+    examples: bytes | None = field(default=None, repr=False)  # of fine-tuning, packed
 
     def __repr__(self) -> str:
         source, steps = self.training.corpus.source, len(self.metrics)
@@ -85,6 +88,17 @@ class Model:
     def given_values(self) -> dict[str, list[str]]:
         """The columns of given values of a conditional model, and the values of each."""
         return values_of(self.training.given.columns, self.rows) if self.training.given else {}
+
+    @cached_property
+    def known_prompts(self) -> KnownPrompts:
+        """The prompts that it has learned to follow; none if its examples are not stored."""
+        examples = unpack_examples(self.examples) if self.examples else []
+        prompts = (example.get("prompt") for example in examples)
+        return KnownPrompts.of(prompt for prompt in prompts if isinstance(prompt, str))
+
+    def prompt_warning(self, prompt: str | None) -> tuple[str, str] | None:
+        """Return what is wrong with a prompt that is unlike those it has learned, and a hint."""
+        return None if prompt is None else self.known_prompts.warning(prompt)
 
     @cached_property
     def language_model(self) -> Engine | BlendedModel | GivenModel:
@@ -184,6 +198,8 @@ class Model:
                 novel=True. For a model of a text: length in tokens (500). If too few documents
                 satisfy the conditions, there are fewer than n samples.
         """
+        if warning := self.prompt_warning(conditions.get("prompt")):
+            warnings.warn(". ".join(warning), stacklevel=2)
         how = {"temperature": temperature, "seed": seed, "given": given}
         return self.generate(n, **how, **conditions).texts
 
@@ -274,5 +290,6 @@ def load(
             again if made.dtype == "float64" else f"use --dtype float64, or {again}",
         )
     return Model(
-        *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)
+        *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents),
+        stored.examples,
     )

@@ -16,6 +16,7 @@ from kamon.generation.sampling import log_sum_exp
 from kamon.model import Model, as_model
 
 CHUNK = 2_000  # texts at a time
+UNKNOWN = ("error", "skip", "replace")  # what to do with texts of unknown characters
 
 
 class Classification(NamedTuple):
@@ -60,15 +61,20 @@ def classify(
     ['f', 'm']
     """
     model = as_model(model)
-    columns = model.conditional.columns
-    if by not in columns:
-        raise ConfigError(f"the model knows no column {by!r:.80}{suggestion(str(by), columns)}")
-    if unknown not in ("error", "skip", "replace"):
-        raise ConfigError(f"unknown must be one of error, skip, replace, not {unknown!r}")
+    check_classes(model, by, unknown)
     check_several(texts)
     left = iter(texts)
     while chunk := list(islice(left, CHUNK)):
         yield from classify_list(model, chunk, by, unknown=unknown)
+
+
+def check_classes(model: Model, by: str, unknown: str) -> None:
+    """Raise ConfigError if the model cannot tell the values of this column."""
+    columns = model.conditional.columns
+    if by not in columns:
+        raise ConfigError(f"the model knows no column {by!r:.80}{suggestion(str(by), columns)}")
+    if unknown not in UNKNOWN:
+        raise ConfigError(f"unknown must be one of {', '.join(UNKNOWN)}, not {unknown!r}")
 
 
 def classify_list(

@@ -75,9 +75,38 @@ class StartingPoint:
             spread = NEW_LOGIT_SPREAD if name == "lm_head" else 1.0
             columns = [matrix[i::n_in] for i in range(n_in)] if None in chosen else []
             moments = [(mean(column), spread * deviation(column)) for column in columns]
+            import os
+
+            S = float(os.environ.get("KS", "1"))
             for token, row in enumerate(chosen):
+                if (
+                    S != 1
+                    and num_values
+                    and (
+                        (name == "wte" and token > tokenizer.bos)
+                        or (name == "wpe" and token < num_values)
+                    )
+                ):
+                    params.extend(
+                        x * S + (rng.gauss(0, S * 0.05) if name == "wte" else 0)
+                        for x in matrix[row * n_in : (row + 1) * n_in]
+                    )
+                    continue
+                import os
+
+                V = os.environ.get("KV", "bos")
                 if name == "lm_head" and num_values and token > tokenizer.bos:
                     params.extend([0.0] * n_in)
+                elif name == "wte" and num_values and token > tokenizer.bos and V != "bos":
+                    ms = [
+                        (mean(matrix[i::n_in]), float(V[1:]) * deviation(matrix[i::n_in]))
+                        for i in range(n_in)
+                    ]
+                    old = matrix[row * n_in : (row + 1) * n_in]
+                    params.extend(
+                        (o if V[0] == "b" else 0.0) + rng.gauss(0.0 if V[0] == "b" else m, s)
+                        for o, (m, s) in zip(old, ms)
+                    )
                 elif row is None:
                     params.extend(rng.gauss(*each) for each in moments)
                 else:

@@ -58,6 +58,26 @@ class EarlyStopping:
 
     def __call__(self, engine: Engine, step: int) -> bool:
         """Measure the loss after this step. Return whether to stop."""
+        import os
+
+        N = int(os.environ.get("KA", "0"))
+        if N:
+            import numpy as np
+
+            own = engine.state()
+            self.__dict__.setdefault("states", []).append(np.array(own["params"]))
+            del self.states[:-N]
+            from array import array
+
+            avg = array("d", np.mean(self.states, axis=0).tobytes())
+            engine.load(own | {"params": avg})
+            losses = self.measure(engine)
+            loss = losses.loss
+            self.history.append((step, loss))
+            if self.best_step == step:
+                self.best, self.best_losses = engine.state(), losses
+            engine.load(own)
+            return self.patience_exceeded
         losses = self.measure(engine)
         loss = losses.loss if isinstance(losses, BlendLosses) else losses
         # Processes on different machines must decide the same.
@@ -74,7 +94,7 @@ class EarlyStopping:
     def finish(self, engine: Engine, step: int) -> bool:
         """Go back from `step` to the best model that was measured; whether the last one measured
         was worse than rounding can explain."""
-        if self.best is None or self.best_step == step:
+        if self.best is None:
             return False
         engine.load(self.best)
         return self.history[-1][1] > self.history[self._best_index()][1] + OVERFIT_TOLERANCE
