@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from kamon.config import listed, suggestion
 from kamon.data.corpus import Corpus, from_entries
 from kamon.data.documents import Documents, nfc
-from kamon.data.readers import checked_text, name_of, whole_lines
+from kamon.data.readers import checked_text, lines_in, name_of, whole_lines
 from kamon.data.tables import (
     TABLES,
     ColumnError,
@@ -161,6 +161,13 @@ def read_table(
     return from_records(source, columns)
 
 
+def read_text(text: str, name: str, columns: Columns, format: str, *, header: bool) -> Table:
+    """Return the table in a text, as `read_file` does for a file with this content."""
+    if format == "text":
+        raise ConfigError(f"{name} is text, which has no columns", "give its format, such as csv")
+    return from_lines(name, lines_in(text, name), columns, format, header=header)
+
+
 def read_file(
     source: str | PathLike[str], columns: Columns, format: str | None, *, header: bool
 ) -> Table:
@@ -170,7 +177,13 @@ def read_file(
         raise ConfigError(
             f"{source} is read as text, which has no columns", "add a --format such as --format csv"
         )
-    name, lines, notes = name_of(path), whole_lines(path), list[str]()
+    return from_lines(name_of(path), whole_lines(path), columns, format, header=header)
+
+
+def from_lines(
+    name: str, lines: Iterator[str], columns: Columns, format: str, *, header: bool
+) -> Table:
+    notes: list[str] = []
     if format in TABLES:
         found = table_cells(name, lines, format, columns, header=header, on_note=notes.append)
     else:

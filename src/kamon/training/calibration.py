@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from dataclasses import replace
 
 from kamon.data.columns import divided
@@ -36,3 +38,26 @@ def calibrated(model: Model) -> Model:
     }
     record = model.training | {"given": given | {"calibration": fitted}}
     return replace(model, training=record)
+
+
+def validation_logprobs(
+    model: Model, docs: Iterable[str]
+) -> tuple[int, array[float], array[float], array[float]]:
+    """Return the number of rows with these entries, and log p of all their targets in nats.
+
+    The numbers are those of the GPT, of the n-grams of all other rows, and of both; without a blend
+    there are none of the n-grams.
+    """
+    learned, tested = divided(model.rows, docs)
+    conditional = model.conditional_of(learned)
+    found = array("d"), array("d"), array("d")
+    num_rows = 0
+    for values, own in conditional.models.items():
+        texts = [row.text for row in tested if row.values == values]
+        num_rows += len(texts)
+        batch = model.tokenizer.encode_documents(texts, conditional.config.block_size)
+        found[0].extend(replace(own, ngram=None).logprobs(batch))
+        if own.ngram:
+            found[1].extend(own.ngram.logprobs(batch))
+        found[2].extend(own.logprobs(batch))
+    return num_rows, *found

@@ -220,6 +220,8 @@ export interface JobRequest {
   settings?: Settings;
   init_from?: "base" | "scratch" | null;
   blend?: boolean;
+  given?: string[] | null;
+  weight?: string | null;
 }
 
 export interface LeftOut {
@@ -279,6 +281,7 @@ export interface ModelDetails {
   step: number | null;
   steps: number[];
   prompts: boolean;
+  given: Record<string, string[]>;
   text: boolean;
   seed: number;
   tokenizer: "char" | "bpe";
@@ -308,6 +311,7 @@ export interface ModelInfo {
   step: number | null;
   steps: number[];
   prompts: boolean;
+  given: Record<string, string[]>;
   text: boolean;
   seed: number;
   tokenizer: "char" | "bpe";
@@ -346,6 +350,7 @@ export interface NextTokenBody {
   top_k?: number | null;
   top_p?: number;
   prompt?: string | null;
+  given?: Record<string, string | Record<string, number>> | null;
 }
 
 export interface NextTokens {
@@ -442,6 +447,7 @@ export interface SampleBody {
   novel?: boolean;
   unique?: boolean;
   prompt?: string | null;
+  given?: Record<string, string | Record<string, number>> | null;
   nearest?: boolean;
 }
 
@@ -451,6 +457,7 @@ export interface Samples {
   tried: number;
   ended: "n" | "tried" | "time";
   left_out: LeftOut;
+  warning: string | null;
   samples: Sample[];
 }
 
@@ -462,10 +469,13 @@ export interface ScoreBody {
   model: string;
   texts: string[];
   unknown?: "error" | "skip" | "replace" | "zero";
+  given?: Record<string, string | Record<string, number>> | null;
+  by?: string | null;
 }
 
 export interface ScoreFound {
   text: string;
+  values: Record<string, number> | null;
   logprob: number | null;
   bits_per_char: number | null;
   percentile: number | null;

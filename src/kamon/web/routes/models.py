@@ -14,11 +14,13 @@ from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
 
 from kamon import completion
+from kamon.data.columns import MAX_NAME, MAX_VALUE
 from kamon.engines.base import has_fused_ops
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, KamonError
+from kamon.evaluation.classify import check_classes, classify_list
 from kamon.evaluation.nearest import NearestDocument, sample_infos
-from kamon.evaluation.score import PercentileScale, Score, score
+from kamon.evaluation.score import PercentileScale, Score, score_with
 from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import (
     MAX_FLOPS_AT_ONCE,
@@ -43,6 +45,7 @@ NUM_EXAMPLES = 10  # entries of a list that are shown
 MAX_COMPARED = 2000  # characters of an entry; `NearestDocument` takes time with their square
 DOCS_AT_ONCE = 1000  # that are counted before other requests have their turn
 MAX_PIECES = 5  # of `num_at_once` documents, with which scores are compared
+MAX_MIXED = 20  # given columns, and values of one in a mix
 MAX_REMEMBERED = 200_000  # documents of a list that is kept as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
@@ -52,6 +55,11 @@ Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # JavaScript has no
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Column = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE)]
+Share = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Shares = Annotated[dict[Value, Share], Field(min_length=1, max_length=MAX_MIXED)]
+Given = Annotated[dict[Column, Value | Shares], Field(max_length=MAX_MIXED)]
 Length = Annotated[int, Field(ge=0, le=1_000_000)]
 Accept = Annotated[str, Header(include_in_schema=False)]
 
@@ -62,7 +70,8 @@ class ModelInfo(BaseModel):
     steps: of its training, whose models have the ids "ID@STEP". path: its directory, as seen from
     where the server was started; null if it is not saved. validation_loss: in nats per token; of a
     list without a validation set the mean of `num_folds` models that each left out another part, or
-    null. gpt_loss, ngram_loss: of the parts of a blend. blend: null for the GPT only.
+    null. gpt_loss, ngram_loss: of the parts of a blend. blend: null for the GPT only. given: the
+    given columns of a model of a table and their values.
     """
 
     id: str
@@ -86,6 +95,7 @@ class ModelInfo(BaseModel):
     step: int | None
     steps: list[int]
     prompts: bool
+    given: dict[str, list[str]]
     text: bool
     seed: int
     tokenizer: Literal["char", "bpe"]
@@ -135,7 +145,11 @@ class Data(BaseModel):
 
 
 class SampleBody(ApiModel):
-    """Conditions as in `kamon sample`. min_len, max_len: in characters."""
+    """Conditions as in `kamon sample`. min_len, max_len: in characters.
+
+    given: values of a model of a table, such as {"country": "fi"}, or their shares in a mix, such
+    as {"country": {"fi": 0.5, "jp": 0.5}}.
+    """
 
     model: ModelId
     n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
@@ -151,6 +165,7 @@ class SampleBody(ApiModel):
     novel: bool = False
     unique: bool = False
     prompt: ShortText | None = None
+    given: Given | None = None
     nearest: bool = False
 
 
@@ -178,13 +193,15 @@ class LeftOut(BaseModel):
 class Samples(BaseModel):
     """tried: the number of candidates. ended: why the search ended: "n" if it found all samples,
     "tried" if it gave up, "time" if its time was over. After that time, and if the list has an
-    entry of more than 2,000 characters, `nearest` is null."""
+    entry of more than 2,000 characters, `nearest` is null. warning: about a prompt that is unlike
+    those that the model has learned; else null."""
 
     seed: int
     temperature: float
     tried: int
     ended: Literal["n", "tried", "time"]
     left_out: LeftOut
+    warning: str | None
     samples: list[Sample]
 
 
@@ -208,11 +225,14 @@ class Completions(BaseModel):
 
 
 class ScoreBody(ApiModel):
-    """unknown: what to do with a text that has characters unknown to the model."""
+    """unknown: what to do with a text that has characters unknown to the model. given: values under
+    which to score, as for samples. by: a given column whose most likely values are wanted, too."""
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
     unknown: Literal["error", "skip", "replace", "zero"] = "error"
+    given: Given | None = None
+    by: Column | None = None
 
 
 class ScoreFound(BaseModel):
@@ -220,10 +240,12 @@ class ScoreFound(BaseModel):
 
     percentile: the share of known entries that are at least as unlikely; null if there are none.
     compared_with: which entries, "validation" or "list" (see `PercentileScale`). cut: whether the
-    text is longer than the model reads at once.
+    text is longer than the model reads at once. values: the probability of each value of the column
+    `by`, the most likely one first; null without it.
     """
 
     text: str
+    values: dict[str, float] | None
     logprob: float | None
     bits_per_char: float | None
     percentile: float | None
@@ -243,6 +265,7 @@ class NextTokenBody(ApiModel):
     top_k: TopK | None = None
     top_p: TopP = 1.0
     prompt: ShortText | None = None
+    given: Given | None = None
 
 
 class NextToken(BaseModel):
@@ -391,16 +414,24 @@ def shown_path(path: Path) -> str:
 
 def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[ScoreFound]:
     scored: list[Score] = []
-    size = num_at_once(model)
+    size, values = num_at_once(model), list[dict[str, float]]()
+    if body.by is not None:
+        check_classes(model, body.by, body.unknown)
+    reader = model.under(body.given)
     for begin in range(0, len(body.texts), size):
         stop.check()
-        scored += score(model, body.texts[begin : begin + size], unknown=body.unknown)
+        texts = body.texts[begin : begin + size]
+        scored += score_with(reader, model.tokenizer, texts, unknown=body.unknown)
+        if body.by is not None:
+            found = classify_list(model, texts, body.by, unknown=body.unknown)
+            values += [each.shares for each in found]
     which = "zero" if body.unknown == "zero" else "skip"
     most = MAX_PIECES * size
     scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
     return [
         ScoreFound(
             text=text_score.text,
+            values=values[number] if values else None,
             logprob=finite(text_score.logprob),
             bits_per_char=finite(text_score.bits_per_char),
             percentile=scale.percentile(text_score.bits_per_char),
@@ -408,7 +439,7 @@ def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[S
             surprising=text_score.surprising,
             cut=text_score.cut,
         )
-        for text_score in scored
+        for number, text_score in enumerate(scored)
     ]
 
 
@@ -420,7 +451,8 @@ def finite(number: float) -> float | None:
 def num_at_once(model: Model) -> int:
     """Return how many documents the model reads in a fraction of a second."""
     work = MAX_FLOPS_AT_ONCE if has_fused_ops(model.engine) else MAX_FLOPS_AT_ONCE_SLOW
-    return max(1, int(work / model.num_params / model.config.block_size))
+    num_classes = len(model.conditional.models) if model.training.given else 1
+    return max(1, int(work / model.num_params / model.config.block_size / num_classes))
 
 
 def data_of(model: Model, stop: Stop) -> Data:
@@ -464,11 +496,12 @@ def samples_of(
     known_of: Callable[[list[str]], Collection[str]],
 ) -> Samples:
     model.check_documents("the server samples documents")
-    conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest"})
+    conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest", "given"})
     found = model.generate(
         body.n,
         temperature=body.temperature,
         seed=body.seed,
+        given=body.given,
         should_stop=lambda tried: stop() or tried >= limits.candidates or stop.late(),
         **conditions,
     )
@@ -479,7 +512,7 @@ def samples_of(
     size = num_at_once(model)
     for begin in range(0, len(found.texts), size):
         some = found.texts[begin : begin + size]
-        for sample in sample_infos(model, some, body.prompt, known=known):
+        for sample in sample_infos(model, some, body.prompt, known=known, given=body.given):
             if stop():
                 raise Stopped
             near = similar(sample.text) if similar and not stop.late() else None
@@ -491,12 +524,14 @@ def samples_of(
                     nearest=near and Near(text=near[0], similarity=near[1]),
                 )
             )
+    warning = model.prompt_warning(body.prompt)
     whole = len(samples) == body.n and not any(similar and not s.nearest for s in samples)
     return Samples(
         seed=model.config.seed if body.seed is None else body.seed,
         temperature=model.config.temperature if body.temperature is None else body.temperature,
         tried=found.num_candidates,
         ended="n" if whole else "time" if stop.late() else "tried",
+        warning=". ".join(warning) if warning else None,
         left_out=LeftOut(copies=found.num_copies, duplicates=found.num_duplicates),
         samples=samples,
     )
@@ -516,11 +551,12 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
             f"the prefix has {len(prefix):,} tokens, which fill the model's block_size "
             f"{config.block_size}"
         )
-    decoder = prefill(model.language_model, tokenizer.bos, before)
+    reader = model.under(body.given)
+    decoder = prefill(reader, tokenizer.bos, before)
     for token in [before[-1] if before else tokenizer.bos, *prefix]:
         logits = decoder.push(token)
     read = [tokenizer.bos, *before, *prefix]
-    gpt, ngram = parts_of(model.language_model, read)
+    gpt, ngram = parts_of(reader, read)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
     temperature, num_chars = body.temperature, len(body.prefix)
@@ -542,7 +578,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
         ],
         end=tokenizer.bos,
         position=len(prefix),
-        blend=losses_of(model.training)["blend"],
+        blend=losses_of(model.training)["blend"] if gpt else None,
     )
 
 

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
 import { field, h, name as named, panel, replaceContent, tick } from "./dom.js";
 import { count, fixed, foundSentence } from "./format.js";
+import { givenKeyword, givenText } from "./given.js";
 import { mark, star } from "./kept.js";
 import { change, recall, remember } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
@@ -132,7 +133,7 @@ export class BatchPanel {
   }
 
   request() {
-    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const { temperature, top_k, top_p, seed, prompt, given } = this.dials.values();
     const n = Number(this.size.value);
     return {
       model: this.model.id,
@@ -142,13 +143,14 @@ export class BatchPanel {
       top_k,
       top_p,
       prompt,
+      given,
       ...this.conditions(),
       nearest: n <= this.maxNearest,
     };
   }
 
   code() {
-    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const { temperature, top_k, top_p, seed, prompt, given: values } = this.dials.values();
     const { min_len, novel, unique, ...others } = this.conditions();
     const given = {
       seed,
@@ -161,8 +163,8 @@ export class BatchPanel {
     };
     const [n, place] = [this.size.value, placeOf(this.model)];
     return {
-      command: `kamon sample ${shell(place)} -n ${n}${flags({ ...given, copies: this.copies.checked })} --nearest`,
-      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords({ ...given, novel, unique })})`,
+      command: `kamon sample ${shell(place)} -n ${n}${flags({ ...given, given: givenText(values), copies: this.copies.checked })} --nearest`,
+      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords({ ...given, novel, unique })}${givenKeyword(values)})`,
     };
   }
 
@@ -235,6 +237,7 @@ export class BatchPanel {
         mark(each),
       ),
     );
-    replaceContent(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
+    const warning = found.warning && h("p", { class: "hint", role: "alert" }, `⚠ ${found.warning}`);
+    replaceContent(this.result, warning, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
   }
 }
