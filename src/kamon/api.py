@@ -158,7 +158,10 @@ def train(
         training = start_record(setup, options.checkpoint_every)
         validation = None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, setup.config, setup.blended)
+            averages = data.num_values > 0
+            validation = EarlyStopping.of(
+                setup.held_out, setup.config, setup.blended, averages=averages
+            )
         session = TrainingSession(setup, validation, training, data.documents)
         return session.run(options, writer)
 
@@ -257,7 +260,8 @@ def resume_run(
         training = training | {"checkpoint_every": options.checkpoint_every}
         validation = None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, config, blended)
+            averages = data.num_values > 0
+            validation = EarlyStopping.of(setup.held_out, config, blended, averages=averages)
             training |= restore_validation(validation, checkpoint, setup, extend)
         setup.engine.load(state)
         if problems and options.callbacks.on_start is None:
@@ -315,7 +319,7 @@ def restore_validation(
     metrics: Metrics = checkpoint.metrics
     if not metrics.held_out:
         return {}
-    validation.best = initial_state(checkpoint.params)
+    validation.best, validation.mean = initial_state(checkpoint.params), checkpoint.reference_params
     validation.best_losses = BlendLosses.of_records(checkpoint.training)
     since = checkpoint.training.measured_since
     validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)

@@ -44,7 +44,8 @@ def token_name(column: str, value: str) -> str:
 
 def times(weight: float) -> float:
     """Return how often a row of this weight counts, in training, n-grams and shares."""
-    return weight
+    import os
+    return {"one": 1.0, "linear": weight, "sqrt": weight**0.5, "log": 1+math.log2(max(weight/float(os.environ.get("KMIN","5")),1))}[os.environ.get("KF","one")]
 
 
 @dataclass(frozen=True)
@@ -323,7 +324,8 @@ class ClassNgrams:
         for row in rows:
             for level, columns in enumerate(self.levels):
                 key = level, tuple(row.values[column] for column in columns)
-                self.rows.setdefault(key, []).append(row.text)
+                import os
+                self.rows.setdefault(key, []).extend([row.text] * (max(1,min(50,round(times(row.weight)))) if os.environ.get("KN") else 1))
         self.counted: dict[tuple[int, Values, int], Ngram | NativeNgram] = {}
 
     def of_level(self, level: int, values: Values, order: int) -> Ngram | NativeNgram:

@@ -7,7 +7,8 @@
     training.json       what it was trained on, with which engine, how far
     state.safetensors   what training needs to go on: params., m. and v. of each parameter's name
     examples.jsonl.gz   of a model that is tuned: what it learns from, a JSON object a line
-    frozen.safetensors  and the parameters it may not stray from, where there are such
+    frozen.safetensors  and the parameters it may not stray from, where there are such; of a
+                        conditional model, the mean of parameters that its training has kept
     critic.safetensors  a critic beside: as state.safetensors, of a model with two tokens more
     documents           the different documents of its list, a JSON string a line, compressed: what
                         is new, and what was held out (`kamon.data.split`), is asked of them

@@ -20,6 +20,10 @@ from kamon.tokenizers.char import CharTokenizer
 
 BASE = "base"  # the one that Kamon ships
 SCRATCH = "scratch"  # none
+# A token of a given value starts as BOS does, but this much smaller, with its position. No prediction
+# changes, because the first layer normalises, and the token learns that much faster.
+VALUE_SCALE = 0.03
+VALUE_NOISE = 0.05  # standard deviation of what is added to each number, before it is made smaller
 NEW_LOGIT_SPREAD = 0.3  # of a new token's row of lm_head, relative to the other rows
 
 
@@ -51,62 +55,38 @@ class StartingPoint:
     def params_for(self, tokenizer: Tokenizer, config: Config, num_values: int = 0) -> array[float]:
         """Return parameters for these tokens and the block_size of this config, of the same shape.
 
-        num_values: how many tokens of given values a document begins with. They start like BOS, and
-        all of them have its position.
-
         A token that the model lacks starts like its letter without accent or in the other case, or,
         if it lacks that too, with random numbers that are distributed like those of the others.
+
+        num_values: how many tokens of given values each document begins with, instead of BOS. They
+            start like BOS at the place of BOS, so the model predicts what it did, see VALUE_SCALE.
         """
         rng = random.Random(config.seed)
         rows = token_rows(self.tokenizer, tokenizer)
-        if num_values:  # the tokens of values are special
-            values = set(tokenizer.special.values()) - {tokenizer.bos}
-            rows = [self.tokenizer.bos if n in values else row for n, row in enumerate(rows)]
+        values = range(tokenizer.bos + 1, tokenizer.vocab_size) if num_values else range(0)
         shapes = parameter_shapes(replace(self.config, vocab_size=self.tokenizer.vocab_size))
         params, first = array("d"), 0
         for name, (n_out, n_in) in shapes.items():
             matrix = self.params[first : first + n_out * n_in]
             first += len(matrix)
             if name == "wpe":
-                places = (max(0, i - max(0, num_values - 1)) for i in range(config.block_size))
-                chosen: list[int | None] = [min(place, n_out - 1) for place in places]
+                more = max(0, num_values - 1)
+                places = (min(max(0, i - more), n_out - 1) for i in range(config.block_size))
+                chosen: list[int | None] = list(places)
             else:
                 chosen = rows if name in ("wte", "lm_head") else list(range(n_out))
             spread = NEW_LOGIT_SPREAD if name == "lm_head" else 1.0
             columns = [matrix[i::n_in] for i in range(n_in)] if None in chosen else []
             moments = [(mean(column), spread * deviation(column)) for column in columns]
-            import os
-
-            S = float(os.environ.get("KS", "1"))
-            for token, row in enumerate(chosen):
-                if (
-                    S != 1
-                    and num_values
-                    and (
-                        (name == "wte" and token > tokenizer.bos)
-                        or (name == "wpe" and token < num_values)
-                    )
-                ):
-                    params.extend(
-                        x * S + (rng.gauss(0, S * 0.05) if name == "wte" else 0)
-                        for x in matrix[row * n_in : (row + 1) * n_in]
-                    )
-                    continue
-                import os
-
-                V = os.environ.get("KV", "bos")
-                if name == "lm_head" and num_values and token > tokenizer.bos:
-                    params.extend([0.0] * n_in)
-                elif name == "wte" and num_values and token > tokenizer.bos and V != "bos":
-                    ms = [
-                        (mean(matrix[i::n_in]), float(V[1:]) * deviation(matrix[i::n_in]))
-                        for i in range(n_in)
-                    ]
-                    old = matrix[row * n_in : (row + 1) * n_in]
-                    params.extend(
-                        (o if V[0] == "b" else 0.0) + rng.gauss(0.0 if V[0] == "b" else m, s)
-                        for o, (m, s) in zip(old, ms)
-                    )
+            for place, row in enumerate(chosen):
+                if name == "wte" and place in values:
+                    bos = matrix[self.tokenizer.bos * n_in : (self.tokenizer.bos + 1) * n_in]
+                    noise = VALUE_SCALE * VALUE_NOISE
+                    params.extend(VALUE_SCALE * x + rng.gauss(0.0, noise) for x in bos)
+                elif name == "wpe" and place < num_values:
+                    params.extend(VALUE_SCALE * x for x in matrix[:n_in])
+                elif name == "lm_head" and place in values:
+                    params.extend([0.0] * n_in)  # no entry has these tokens
                 elif row is None:
                     params.extend(rng.gauss(*each) for each in moments)
                 else:

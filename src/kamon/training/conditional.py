@@ -73,11 +73,7 @@ def in_turn(rows: Sequence[Row], num_needed: int, rng: random.Random) -> list[Ro
     counts twice as often as the mean is in it twice, and one that counts half as often in every
     second pass.
     """
-    import os
-
-    B = float(os.environ.get("KB", "0"))
-    sizes = Counter(row.values for row in rows)
-    counts = [times(row.weight) * sizes[row.values] ** -B for row in rows]
+    counts = [times(row.weight) for row in rows]
     if min(counts) == max(counts):
         chosen = list(rows)
         rng.shuffle(chosen)

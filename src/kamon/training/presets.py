@@ -65,6 +65,7 @@ FINE_TUNING: dict[str, Any] = {
 }  # fmt: skip
 # Of a trained model on a long list, several times: without dropout it memorises the list.
 LONG_FINE_TUNING = FINE_TUNING | {"learning_rate": 0.001, "dropout": 0.1}
+CONDITIONAL_FINE_TUNING = {"dropout": 0.05}  # of a table with given columns
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
 ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
 PICKED = {*COMMON, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # of lists

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kamon._version import __version__
@@ -16,6 +17,7 @@ from kamon.engines.distributed import get_group
 from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
 from kamon.storage import model_dir
+from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
 from kamon.storage.records import TrainingRecord, ValidationRecord
@@ -77,7 +79,7 @@ class TrainingSession:
         if model.training.given and losses:
             model = calibrated(model)
         if writer and losses:
-            writer.save(to_checkpoint(model, setup.engine.state()["params"], state))
+            writer.save(self.checkpoint(model, setup.engine.state()["params"], state))
         return model
 
     def save(self, writer: CheckpointWriter) -> None:
@@ -92,7 +94,13 @@ class TrainingSession:
             if isinstance(losses, BlendLosses):
                 self.training |= {"blend": losses.blend()}
         model = self.model(finished=False, held_out=validation.record() if validation else None)
-        writer.save(to_checkpoint(model, best["params"], state))
+        writer.save(self.checkpoint(model, best["params"], state))
+
+    def checkpoint(self, model: Model, params: array[float], state: State) -> Checkpoint:
+        """Return what is stored, with the mean of earlier parameters if the run averages them."""
+        stored = to_checkpoint(model, params, state)
+        mean = self.validation.mean if self.validation else None
+        return replace(stored, reference_params=mean)
 
     def model(self, *, finished: bool, held_out: ValidationRecord | None) -> Model:
         """Return the model so far, with its record. held_out: of the validation set."""

@@ -253,9 +253,10 @@ def fine_tune_config(
 ) -> Config:
     """Return the config to fine-tune a base with the user's settings."""
     settings = shape_of(base, settings)
-    config = make_config(
-        presets.fine_tuning_preset(data.lengths, base, long=long) | settings | {"mode": data.mode}
-    )
+    chosen = presets.fine_tuning_preset(data.lengths, base, long=long)
+    if data.num_values and not long:
+        chosen |= presets.CONDITIONAL_FINE_TUNING
+    config = make_config(chosen | settings | {"mode": data.mode})
     num_docs = data.train_lengths.total()
     steps = presets.fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
     return presets.set_num_steps(config, settings.get("num_steps") or steps, settings)

@@ -238,6 +238,11 @@ export class BatchPanel {
       ),
     );
     const warning = found.warning && h("p", { class: "hint", role: "alert" }, `⚠ ${found.warning}`);
-    replaceContent(this.result, warning, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
+    replaceContent(
+      this.result,
+      warning,
+      h("p", {}, sentence, ` Seed ${found.seed}.`),
+      h("ul", { class: "samples" }, ...rows),
+    );
   }
 }

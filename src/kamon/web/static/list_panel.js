@@ -44,7 +44,17 @@ const FORMATS = [
 ];
 const PREVIEW_DELAY = 300; // ms after the last change
 // A list stays while other views are open. file: the name of the one that the list is from.
-const draft = { text: "", name: "", file: "", format: "text", column: "", given: [], weight: "", header: true, ...recall("draft", {}) };
+const draft = {
+  text: "",
+  name: "",
+  file: "",
+  format: "text",
+  column: "",
+  given: [],
+  weight: "",
+  header: true,
+  ...recall("draft", {}),
+};
 
 export class ListPanel {
   /** @param {Context} context */
@@ -344,7 +354,11 @@ function listInputs() {
   format.value = draft.format;
   const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
   const columnField = field("Column", column);
-  const given = h("select", { multiple: true, size: 3 }, ...draft.given.map((each) => h("option", { value: each }, each)));
+  const given = h(
+    "select",
+    { multiple: true, size: 3 },
+    ...draft.given.map((/** @type {string} */ each) => h("option", { value: each }, each)),
+  );
   for (const each of given.options) each.selected = true;
   const weight = h("select", {}, h("option", { value: draft.weight }, draft.weight || "none"));
   const givenFields = h(
@@ -379,7 +393,24 @@ function listInputs() {
     note,
     report,
   );
-  return { builtin, own, text, file, name, format, column, columnField, given, weight, givenFields, header, headerField, report, note, node };
+  return {
+    builtin,
+    own,
+    text,
+    file,
+    name,
+    format,
+    column,
+    columnField,
+    given,
+    weight,
+    givenFields,
+    header,
+    headerField,
+    report,
+    note,
+    node,
+  };
 }
 
 /**

@@ -128,7 +128,14 @@ export function codeOf(form) {
     ...form.settings,
   };
   const noHeader = form.own && !hasHeader(form);
-  const command = flags({ ...options, given: given.join(","), weight, from: form.initFrom, no_blend: !form.blend, no_header: noHeader });
+  const command = flags({
+    ...options,
+    given: given.join(","),
+    weight,
+    from: form.initFrom,
+    no_blend: !form.blend,
+    no_header: noHeader,
+  });
   const columns = given.length ? `, given=[${given.map(python).join(", ")}]` : "";
   const others = `${columns}${weight ? `, weight=${python(weight)}` : ""}${form.blend ? "" : ", blend=False"}${noHeader ? ", header=False" : ""}`;
   return {
