@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from kamon.config import Config, checked_settings, make_config, require_int
-from kamon.data.columns import Columns, Table
+from kamon.data.columns import Columns
 from kamon.engines.base import initial_state
 from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import EngineSpec, best_engine
@@ -44,11 +44,9 @@ from kamon.training.setup import (
     choose_setup,
 )
 
-Tabular: TypeAlias = "Table | Iterable[Mapping[str, Any]] | Any"  # Any: a DataFrame
-
 
 def train(
-    docs: Learnable | Tabular,
+    docs: Learnable,
     *,
     engine: str | None = None,
     dtype: str | None = None,

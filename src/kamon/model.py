@@ -200,8 +200,8 @@ class Model:
         """
         if warning := self.prompt_warning(conditions.get("prompt")):
             warnings.warn(". ".join(warning), stacklevel=2)
-        how = {"temperature": temperature, "seed": seed, "given": given}
-        return self.generate(n, **how, **conditions).texts
+        found = self.generate(n, temperature=temperature, seed=seed, given=given, **conditions)
+        return found.texts
 
     def generate(
         self,

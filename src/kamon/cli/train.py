@@ -321,7 +321,7 @@ def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     say_trained(model, [line["loss"] for line in model.metrics], output, stopped)
     n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
     most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
-    conditions = {} if args.copies else new_entries(model)
+    conditions: dict[str, Any] = {} if args.copies else new_entries(model)
     found = model.generate(n, should_stop=lambda tried: tried >= most, **conditions)
     known = set() if model.writes_text else model.docs.intersection(found.texts)
     if args.json:

@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from kamon.config import listed, suggestion
 from kamon.data.corpus import Corpus, from_entries
@@ -39,6 +38,14 @@ MAX_ROWS = 200_000  # the n-grams of more rows take too long to count at each st
 MAX_VALUES = 300  # of all given columns
 MAX_NAME, MAX_VALUE = 40, 59  # characters: with "=" the name of a special token
 MAX_WEIGHT = 1e15
+
+
+class DataFrame(Protocol):
+    """A DataFrame of pandas or polars, neither of which Kamon needs."""
+
+    @property
+    def columns(self) -> Any:
+        """The names of its columns."""
 
 
 class Row(NamedTuple):
@@ -67,7 +74,8 @@ class Columns:
         named = [name for name in (self.entry, *self.given, self.weight) if name is not None]
         for name in named:
             if not isinstance(name, str) or not name or named.count(name) > 1:
-                raise ConfigError(f"the columns {listed(map(str, named))} are not all different")
+                shown = listed(list(map(str, named)))
+                raise ConfigError(f"the columns {shown} are not all different")
         if not self.given:
             raise ConfigError("a weight needs given columns", "name them with --given")
         for name in self.given:
@@ -132,10 +140,12 @@ def rows_in(documents: Iterable[str], num_columns: int) -> tuple[Row, ...]:
     """Return the rows that `Table.documents` stored. Raises ValueError for other documents."""
     rows = []
     for document in documents:
-        *values, weight, text = document.split(SEPARATOR, num_columns + 1)
-        row = Row(text, tuple(values), float(weight))
-        if len(values) != num_columns or not text or not 0 < row.weight < math.inf:
-            raise ValueError("a stored row is damaged")
+        cells = document.split(SEPARATOR)
+        if len(cells) != num_columns + 2 or not cells[-1]:
+            raise ValueError("a stored row has another number of cells")
+        row = Row(cells[-1], tuple(cells[:-2]), float(cells[-2]))
+        if not 0 < row.weight < math.inf:
+            raise ValueError(f"a stored row has the weight {row.weight}")
         rows.append(row)
     return tuple(rows)
 
@@ -373,11 +383,3 @@ def divided(rows: Iterable[Row], held_out: Iterable[str]) -> tuple[list[Row], li
     for row in rows:
         (tested if row.text in apart else learned).append(row)
     return learned, tested
-
-
-def count_by_class(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Return the rows of each combination of values, in the order of the values."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.values, []).append(row)
-    return dict(sorted(found.items(), key=itemgetter(0)))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import mul
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kamon.config import Config, check_text, require_int
 from kamon.engines.parameters import parameter_shapes
@@ -302,7 +302,9 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
     if text == "":
         raise ConfigError("the text is empty", "give a text of one character or more")
     if text is None:
-        wanted = {"length": model.config.block_size} if model.writes_text else {"min_len": 1}
+        wanted: dict[str, Any] = (
+            {"length": model.config.block_size} if model.writes_text else {"min_len": 1}
+        )
         text = model.sample(1, temperature=0.0, **wanted)[0]
         (size,) = model.tokenizer.num_chars([text], [model.config.block_size - 1])
         text = text[:size]

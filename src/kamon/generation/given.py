@@ -21,7 +21,7 @@ from itertools import chain, pairwise, product
 from typing import TypeAlias
 
 from kamon.config import Config, listed, suggestion
-from kamon.data.columns import Row, count_by_class
+from kamon.data.columns import Row
 from kamon.engines.base import Decoder, Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.philox import uniform
@@ -42,10 +42,16 @@ def token_name(column: str, value: str) -> str:
     return f"{column}={value}"
 
 
-def times(weight: float) -> float:
-    """Return how often a row of this weight counts, in training, n-grams and shares."""
-    import os
-    return {"one": 1.0, "linear": weight, "sqrt": weight**0.5, "log": 1+math.log2(max(weight/float(os.environ.get("KMIN","5")),1))}[os.environ.get("KF","one")]
+def counts_of(rows: Sequence[Row]) -> list[float]:
+    """Return how often each row counts: 1 + log₂ of its weight, relative to the smallest weight.
+
+    So a name of 1,000 births counts about 11 times as often as a name of one, not 1,000 times.
+
+    >>> counts_of([Row("emma", ("f",), 400.0), Row("zoe", ("f",), 100.0)])
+    [3.0, 1.0]
+    """
+    smallest = min(row.weight for row in rows)
+    return [1 + math.log2(row.weight / smallest) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,8 @@ class ClassDecoder:
             for value in model.before:
                 logits = self.gpt.push(value)
         self.tokens.append(token)
+        base = log_sum_exp(logits)  # of the tokens of values, too, as of `logprobs`
         logits = logits[: model.config.vocab_size]
-        base = log_sum_exp(logits)
         if model.ngram is None or model.weight == 1:
             return [logit - base for logit in logits]
         own, rest = model.weight, 1 - model.weight
@@ -324,8 +330,7 @@ class ClassNgrams:
         for row in rows:
             for level, columns in enumerate(self.levels):
                 key = level, tuple(row.values[column] for column in columns)
-                import os
-                self.rows.setdefault(key, []).extend([row.text] * (max(1,min(50,round(times(row.weight)))) if os.environ.get("KN") else 1))
+                self.rows.setdefault(key, []).append(row.text)
         self.counted: dict[tuple[int, Values, int], Ngram | NativeNgram] = {}
 
     def of_level(self, level: int, values: Values, order: int) -> Ngram | NativeNgram:
@@ -387,12 +392,7 @@ class Conditional:
             block_size=max(1, gpt.config.block_size - skipped),
         )
         self.config = config
-        classes = count_by_class(rows)
-        total = math.fsum(times(row.weight) for row in rows)
-        self.shares = {
-            values: math.fsum(times(row.weight) for row in some) / total
-            for values, some in classes.items()
-        }
+        self.shares = class_shares(rows)
         ngrams = ClassNgrams(tokenizer, rows, len(self.columns)) if recipe.order else None
         self.models = {
             values: ClassModel(
@@ -403,7 +403,7 @@ class Conditional:
                 recipe.weight,
                 config,
             )
-            for values in classes
+            for values in self.shares
         }
 
     @property
@@ -435,6 +435,15 @@ class Conditional:
             classes = tuple((self.shares[v] / total, self.models[v]) for v in fitting)
             parts.append((math.prod(share for _, share in combination), classes))
         return GivenModel(self.config, tuple(parts))
+
+
+def class_shares(rows: Sequence[Row]) -> dict[Values, float]:
+    """Return the share of each class in a table, in the order of their values."""
+    found: dict[Values, float] = {}
+    for row, count in zip(rows, counts_of(rows), strict=True):
+        found[row.values] = found.get(row.values, 0.0) + count
+    total = math.fsum(found.values())
+    return {values: found[values] / total for values in sorted(found)}
 
 
 def value_tokens(

@@ -20,8 +20,8 @@ from kamon.tokenizers.char import CharTokenizer
 
 BASE = "base"  # the one that Kamon ships
 SCRATCH = "scratch"  # none
-# A token of a given value starts as BOS does, but this much smaller, with its position. No prediction
-# changes, because the first layer normalises, and the token learns that much faster.
+# A token of a given value starts as BOS does, but this much smaller, and so does its position. The
+# model predicts what it did, because it normalises the sum, and the token learns that much faster.
 VALUE_SCALE = 0.03
 VALUE_NOISE = 0.05  # standard deviation of what is added to each number, before it is made smaller
 NEW_LOGIT_SPREAD = 0.3  # of a new token's row of lm_head, relative to the other rows

@@ -18,7 +18,7 @@ from kamon.data.documents import Documents
 from kamon.data.split import MIN_DOCS, RULE, divide
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.errors import ConfigError, CorpusError, StoreError
-from kamon.generation.given import given_tokens, times, value_tokens
+from kamon.generation.given import counts_of, given_tokens, value_tokens
 from kamon.storage.checkpoint import Checkpoint, unpack_documents
 from kamon.storage.records import CorpusRecord
 from kamon.tokenizers.base import Tokenizer
@@ -73,7 +73,7 @@ def in_turn(rows: Sequence[Row], num_needed: int, rng: random.Random) -> list[Ro
     counts twice as often as the mean is in it twice, and one that counts half as often in every
     second pass.
     """
-    counts = [times(row.weight) for row in rows]
+    counts = counts_of(rows)
     if min(counts) == max(counts):
         chosen = list(rows)
         rng.shuffle(chosen)
@@ -82,7 +82,8 @@ def in_turn(rows: Sequence[Row], num_needed: int, rng: random.Random) -> list[Ro
     found: list[Row] = []
     for _ in range(max(1, min(MAX_PASSES, -(-num_needed // len(rows))))):
         step = ends[-1] / len(rows)
-        place, sample = rng.random() * step, []
+        place = rng.random() * step
+        sample: list[Row] = []
         for row, end in zip(rows, ends, strict=True):
             while place < end and len(sample) < len(rows):
                 sample.append(row)

@@ -6,15 +6,16 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from kamon.config import Config, suggestion
 from kamon.data import corpus
+from kamon.data.columns import DataFrame, Table
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
 from kamon.data.split import RULE, divide
@@ -29,7 +30,8 @@ from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
 from kamon.training.base import StartingPoint
 
-Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
+Tabular: TypeAlias = "Table | DataFrame | Iterable[Mapping[str, Any]]"
+Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards | Tabular"
 MIN_CHARS = 1_000  # of a text
 MAX_EVAL_TOKENS = 4_000_000  # of the validation set of a packed corpus
 

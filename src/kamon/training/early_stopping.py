@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kamon.config import Config
-from kamon.engines.base import Engine, State
+from kamon.engines.base import Engine, Reader, State
 from kamon.engines.batch import PackedBatch
 from kamon.engines.distributed import get_group
 from kamon.engines.numerics import sequential_sum
@@ -22,7 +22,7 @@ NUM_AVERAGED = 8  # evaluations whose parameters a conditional model averages
 OVERFIT_TOLERANCE = 0.01  # nats that the held-out loss has risen since its best
 
 
-def mean_loss(engine: Engine, docs: PackedBatch) -> float:
+def mean_loss(engine: Reader, docs: PackedBatch) -> float:
     """The mean of −log p over all targets, in nats. Several ranks share the documents."""
     ranks = get_group()
     own = docs if ranks.size == 1 else docs.select(ranks.shard(range(len(docs))))
