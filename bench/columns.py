@@ -3,11 +3,11 @@
     python bench/build_tables.py
     python bench/columns.py [--tables NAME ...] [--splits N]
 
-Each of two splits holds out about 6% of a table's entries for the test. Compared are one conditional
-model, one Kamon model per class and one Kneser-Ney n-gram per class, whose order is the best one on
-a tenth of the training part. Classes are compared by Bayes' rule. Test rows with a character that
-their class lacks in the training part are left out for all. Settings were chosen on the tables
-names and surnames.
+Each of two splits holds out about 6% of a table's entries for the test. Compared are one
+conditional model, one Kamon model per class and one Kneser-Ney n-gram per class, whose order is the
+best one on a tenth of the training part. Classes are compared by Bayes' rule. Test rows with a
+character that their class lacks in the training part are left out for all. Settings were chosen on
+the tables names and surnames.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,7 +147,7 @@ def measure(name: str, number: int, settings: dict[str, Any], separate: bool) ->
         "test": len(tested), "cpu_seconds": seconds, "given": dict(model.training.given or {}),
         "blend": dict(model.training.blend or {}), "steps": len(model.metrics),
     }  # fmt: skip
-    total = parts = ngrams = weighted = weights = 0.0
+    total = ngrams = weighted = weights = 0.0
     for values, texts in test_of.items():
         own = conditional.models[values]
         batch = model.tokenizer.encode_documents(texts)
@@ -161,7 +162,7 @@ def measure(name: str, number: int, settings: dict[str, Any], separate: bool) ->
     out["conditional"] = total / tokens
     out["conditional_weighted"] = weighted / weights
     out["class_ngrams_mixed"] = ngrams / tokens
-    out["parts"] = parts
+    out["mix"] = mixed_shares(model, given[0])
     nb = ngram_nats(by_class, test_of)
     out["ngram_per_class"] = nb / tokens
     texts = [row.text for row in tested]
@@ -193,6 +194,22 @@ def measure(name: str, number: int, settings: dict[str, Any], separate: bool) ->
         out["separate"] = total / tokens
         out["separate_cpu_seconds"] = time.process_time() - start
     return out
+
+
+def mixed_shares(model: kamon.Model, column: str) -> dict[str, dict[str, float]]:
+    """Return the shares of NUM_SAMPLES samples of 50:50 mixes that are classed as each part."""
+    values = model.given_values[column][:4]
+    found = {}
+    for first, second in combinations(values, 2):
+        texts = model.sample(
+            NUM_SAMPLES, given={column: {first: 0.5, second: 0.5}}, temperature=1.0, seed=SEED
+        )
+        texts = list(filter(None, texts))
+        counts = {first: 0, second: 0}
+        for each in kamon.classify(model, texts, by=column):
+            counts[first if each.shares[first] >= each.shares[second] else second] += 1
+        found[f"{first}:{second}"] = {v: n / len(texts) for v, n in counts.items()}
+    return found
 
 
 def best_order(texts: Sequence[str], tokenizer: CharTokenizer) -> int:

@@ -148,11 +148,7 @@ class Model:
 
         Raises: ConfigError for a conditional model, whose GPT does not begin with BOS.
         """
-        if self.training.given:
-            raise ConfigError(
-                "this is not possible with a model of given values",
-                "use a model that was trained without --given",
-            )
+        self.training.check_unconditional("fine-tuning or comparing")
         return replace(self, training=self.training.without_blend())
 
     def parts(self) -> tuple[Documents, Documents]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 from kamon.data.documents import Documents
 from kamon.data.split import RULE_BY_BUCKET, RULES, divide
 from kamon.engines.factory import DTYPES, ENGINES
+from kamon.errors import ConfigError
 from kamon.ngrams.reference import MAX_ORDER
 
 # Metadata of a field of which a damaged value says this, not what its record is about.
@@ -265,6 +266,14 @@ class TrainingRecord(Record):
     def measured(self) -> Mapping[str, Any]:
         """The record of the fine-tuning, for measurements that depend on its kind, or nothing."""
         return self.tuning or {}
+
+    def check_unconditional(self, what: str) -> None:
+        """Raise ConfigError for a conditional model, with which `what` is not possible."""
+        if self.given:
+            raise ConfigError(
+                f"{what} is not possible with a model of given values",
+                "use a model that was trained without --given",
+            )
 
     def without_blend(self) -> TrainingRecord:
         """Return the record of the GPT only, with its own losses."""

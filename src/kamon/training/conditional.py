@@ -25,6 +25,7 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 from kamon.training.data import DataOptions, ListData, check_learnable
 
+GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly
 MAX_PASSES = 16  # over weighted rows, before their order is repeated
 
 
@@ -79,13 +80,14 @@ def in_turn(rows: Sequence[Row], num_needed: int, rng: random.Random) -> list[Ro
         rng.shuffle(chosen)
         return chosen[:num_needed]
     ends = list(accumulate(counts))
+    step = ends[-1] / len(rows)
+    start = rng.random()
     found: list[Row] = []
-    for _ in range(max(1, min(MAX_PASSES, -(-num_needed // len(rows))))):
-        step = ends[-1] / len(rows)
-        place = rng.random() * step
+    for number in range(max(1, min(MAX_PASSES, -(-num_needed // len(rows))))):
         sample: list[Row] = []
+        place = (start + number * GOLDEN) % 1 * step
         for row, end in zip(rows, ends, strict=True):
-            while place < end and len(sample) < len(rows):
+            while place < end:
                 sample.append(row)
                 place += step
         rng.shuffle(sample)
