@@ -196,6 +196,15 @@ def measure(name: str, number: int, settings: dict[str, Any], separate: bool) ->
     return out
 
 
+def prior_of(model: kamon.Model, column: str) -> dict[str, float]:
+    """Return the share of each value of a column in the table."""
+    number = model.conditional.columns.index(column)
+    found: dict[str, float] = defaultdict(float)
+    for values, share in model.conditional.shares.items():
+        found[values[number]] += share
+    return dict(found)
+
+
 def mixed_shares(model: kamon.Model, column: str) -> dict[str, dict[str, float]]:
     """Return the shares of NUM_SAMPLES samples of 50:50 mixes that are classed as each part."""
     values = model.given_values[column][:4]
@@ -205,9 +214,14 @@ def mixed_shares(model: kamon.Model, column: str) -> dict[str, dict[str, float]]
             NUM_SAMPLES, given={column: {first: 0.5, second: 0.5}}, temperature=1.0, seed=SEED
         )
         texts = list(filter(None, texts))
+        priors = {
+            value: p for value, p in prior_of(model, column).items() if value in (first, second)
+        }
         counts = {first: 0, second: 0}
         for each in kamon.classify(model, texts, by=column):
-            counts[first if each.shares[first] >= each.shares[second] else second] += 1
+            # The classes of a 50:50 mix are equally likely before an entry is read.
+            fits = {value: each.shares[value] / prior for value, prior in priors.items()}
+            counts[max(fits, key=fits.__getitem__)] += 1
         found[f"{first}:{second}"] = {v: n / len(texts) for v, n in counts.items()}
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import NamedTuple
 from kamon.config import suggestion
 from kamon.errors import ConfigError
 from kamon.evaluation.score import check_several, score_list
-from kamon.generation.classes import posteriors
-from kamon.generation.sampling import log_sum_exp
+from kamon.generation.classes import judges, posteriors
 from kamon.model import Model, as_model
 
 CHUNK = 2_000  # texts at a time
@@ -26,14 +24,12 @@ class Classification(NamedTuple):
         value: the most likely one.
         probability: of this value, from 0 to 1.
         shares: the probability of each value, the most likely one first.
-        logprob: log p of the text and its end under all classes together, in nats.
     """
 
     text: str
     value: str
     probability: float
     shares: dict[str, float]
-    logprob: float
 
 
 def classify(
@@ -41,9 +37,9 @@ def classify(
 ) -> Iterator[Classification]:
     """Yield a Classification for each text, in order.
 
-    By Bayes' rule the probability of a value is in proportion to its share of the table and to the
-    probability of the text under it. How much the text counts is fitted on the validation set, so
-    that of the texts with a probability of 80% about 80% have that value.
+    By Bayes' rule the probability of a value depends on its share of the table and on the
+    probability of the text under it. How much the text counts is fitted on the validation set. So
+    of the texts with a probability of 80%, about 80% have that value.
 
     Args:
         model: a conditional model, or its directory.
@@ -81,24 +77,20 @@ def classify_list(
     model: Model, texts: list[str], by: str, *, unknown: str = "error"
 ) -> list[Classification]:
     """Return the Classification of each text, without those that `unknown` leaves out."""
-    conditional = model.conditional
-    given = model.training.given
+    conditional, given = model.conditional, model.training.given
     assert given is not None
     scores = [
-        score_list(each, model.tokenizer, texts, unknown=unknown)
-        for each in conditional.models.values()
+        [score_list(reader, model.tokenizer, texts, unknown=unknown) for reader in readers]
+        for readers in judges(conditional)
     ]
-    logprobs = [each.logprobs for each in scores]
-    priors = [math.log(share) for share in conditional.shares.values()]
-    whole = [
-        log_sum_exp([prior + log for prior, log in zip(priors, logs, strict=True)])
-        for logs in zip(*logprobs, strict=True)
-    ]
-    shares = posteriors(conditional, logprobs, by, given.calibration.get(by, 1.0))
+    exponents = given.exponents.get(by, [1 / len(scores)] * len(scores))
+    logprobs = [[each.logprobs for each in of_judge] for of_judge in scores]
     found = []
-    for text, own, logprob in zip(scores[0].given, shares, whole, strict=True):
+    for text, own in zip(
+        scores[0][0].given, posteriors(conditional, logprobs, by, exponents), strict=True
+    ):
         pairs = zip(conditional.values[by], own, strict=True)
-        ordered = dict(sorted(pairs, key=lambda pair: -pair[1]))
-        value = next(iter(ordered))
-        found.append(Classification(text, value, ordered[value], ordered, logprob))
+        shares = dict(sorted(pairs, key=lambda pair: -pair[1]))
+        value = next(iter(shares))
+        found.append(Classification(text, value, shares[value], shares))
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from types import UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
@@ -150,20 +151,22 @@ class GivenRecord(Record):
         columns: their names, as in each stored row.
         shares: of the n-grams of `kamon.generation.given.levels`; empty for the GPT only.
         weight: the column of weights, if there is one.
-        calibration: for each column the number that log p of an entry is multiplied with before
-            classes are compared.
+        exponents: for each column those of the GPT and the n-grams when classes are compared, see
+            `kamon.generation.classes`.
     """
 
     about = "what values are given"
     columns: list[str]
     shares: list[float] = field(default_factory=list)
     weight: str | None = None
-    calibration: dict[str, float] = field(default_factory=dict)
+    exponents: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.columns or not all(isinstance(name, str) for name in self.columns):
             raise damaged(self.about)
-        numbers = [*self.shares, *self.calibration.values()]
+        if not all(isinstance(each, list) for each in self.exponents.values()):
+            raise damaged(self.about)
+        numbers = [*self.shares, *chain(*self.exponents.values())]
         if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
             raise damaged(self.about)
 

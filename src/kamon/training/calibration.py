@@ -1,4 +1,4 @@
-"""How sure a conditional model may be of classes: measured on its validation set."""
+"""How a conditional model tells classes apart, and how well: measured on its validation set."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kamon.data.columns import divided
-from kamon.generation.classes import class_logprobs, fit_calibration
+from kamon.generation.classes import class_logprobs, fit_exponents
 from kamon.model import Model
 
-MAX_READ = 60_000  # documents times classes
+MAX_READ = 20_000  # documents times classes
 
 
 def calibrated(model: Model) -> Model:
-    """Return the model with a calibration for each given column in its record.
+    """Return the model with the exponents for each given column in its record (`fit_exponents`).
 
     The n-grams count only the training set for this, so the validation set is new to all parts.
     """
@@ -33,10 +33,10 @@ def calibrated(model: Model) -> Model:
     )
     logprobs = class_logprobs(conditional, batch)
     fitted = {
-        column: fit_calibration(conditional, logprobs, column, [row.values[number] for row in some])
+        column: fit_exponents(conditional, logprobs, column, [row.values[number] for row in some])
         for number, column in enumerate(given.columns)
     }
-    record = model.training | {"given": given | {"calibration": fitted}}
+    record = model.training | {"given": given | {"exponents": fitted}}
     return replace(model, training=record)
 
 
