@@ -63,12 +63,12 @@ def test_few_prompts_must_be_met_exactly() -> None:
 def test_many_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_prompts, "MAX_PROMPTS", 50)
     known = KnownPrompts.of(f"number {n}" for n in range(1000))
-    assert len(known.read) == 50
+    assert len(known.compared) == 50
     assert known.knows("number 1001")
     assert not known.knows("what number?")
 
 
-def test_python_warns(model: Model, tmp_path: Path) -> None:
+def test_python_warns(model: Model) -> None:
     with pytest.warns(UserWarning, match='the prompt "something else" is unlike the prompts'):
         model.sample(1, prompt="something else")
     with warnings.catch_warnings():
@@ -80,18 +80,15 @@ def test_python_warns(model: Model, tmp_path: Path) -> None:
     assert 'write a prompt such as "ends with k"' in warning[1]
 
 
-def test_the_command_warns(model: Model, tmp_path: Path, kamon: Kamon) -> None:
+def test_the_command_warns(tmp_path: Path, kamon: Kamon) -> None:
     base = tmp_path / "base"
-    load_and_save = load  # the examples are stored with a run
-    del load_and_save
     assert kamon("train", written(tmp_path), "--num-steps=9", "--size=tiny", "-o", base).code == 0
     examples = tmp_path / "examples.jsonl"
     lines = [f'{{"prompt": "ends with {doc[-1]}", "completion": "{doc}"}}\n' for doc in TRIPLES]
     examples.write_text("".join(lines), encoding="utf-8")
     tuned = tmp_path / "tuned"
     assert kamon("sft", base, examples, "--num-steps=9", "-o", tuned).code == 0
-    unknown = kamon("sample", tuned, "--prompt=a girl name", "-n", "2")
-    assert unknown.code == 1 or "unlike the prompts" in unknown.err
+    assert load(tuned).known_prompts.knows("ends with k")
     strange = kamon("sample", tuned, "--prompt=with with", "-n", "2")
     assert 'warning: the prompt "with with" is unlike the prompts' in strange.err
     assert "hint: write a prompt such as" in strange.err

@@ -1,26 +1,22 @@
 """Whether a prompt is like those that a model has learned to follow.
 
-A model answers any prompt, also one that it cannot understand. So Kamon compares the prompt with
-those of its training: by an n-gram of their characters, no prompt may be much more unlikely than
-the most unlikely of them is to an n-gram of the others.
+A model answers any prompt, also one that it cannot understand. So Kamon counts the places of a
+prompt with three characters in a row that no prompt of the training has. A prompt is unknown if it
+has more of them than any prompt of the training has when it is compared with all others.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from kamon.engines.loops import document_logprobs
-from kamon.ngrams.native import NativeNgram, count_ngram
-from kamon.ngrams.reference import Ngram
-from kamon.tokenizers.char import CharTokenizer
-
-ORDER = 4  # of the n-grams
-NUM_PARTS = 5  # of the prompts, each compared with the others
+SIZE = 3  # characters in a row
+BEGIN, END = "\2", "\3"  # of a prompt
 MIN_PROMPTS = 20  # different ones. With fewer, a prompt must be one of them
-MAX_PROMPTS = 5_000  # that are read
+MIN_NEW = 2  # pieces that any prompt may have
+MAX_PROMPTS = 20_000  # that are compared
 NUM_SHOWN = 3  # as examples
 MAX_SHOWN = 60  # characters of an example
 
@@ -44,31 +40,27 @@ class KnownPrompts:
         """
         if not self.prompts or prompt in self.prompts:
             return True
-        if len(self.prompts) < MIN_PROMPTS or self.tokenizer.unknown(prompt):
+        if len(self.prompts) < MIN_PROMPTS:
             return False
-        return bits_per_char(self.counted(self.read), self.tokenizer, [prompt])[0] <= self.most_bits
+        most, longest = self.most_new
+        new = sum(piece not in self.num_prompts for piece in pieces(prompt))
+        return new <= most * max(1.0, len(prompt) / longest)
 
     @cached_property
-    def read(self) -> Sequence[str]:
+    def compared(self) -> Sequence[str]:
         return self.prompts[:: max(1, -(-len(self.prompts) // MAX_PROMPTS))]
 
     @cached_property
-    def tokenizer(self) -> CharTokenizer:
-        return CharTokenizer.train(self.prompts)
-
-    def counted(self, prompts: Sequence[str]) -> Ngram | NativeNgram:
-        tokenizer = self.tokenizer
-        return count_ngram(tokenizer.encode_documents(prompts), tokenizer.vocab_size, ORDER)
+    def num_prompts(self) -> Counter[str]:
+        """The number of prompts that have each piece."""
+        return Counter(piece for prompt in self.compared for piece in set(pieces(prompt)))
 
     @cached_property
-    def most_bits(self) -> float:
-        """The bits per character of the most unlikely prompt, by an n-gram of other prompts."""
-        largest = 0.0
-        for part in range(NUM_PARTS):
-            others = [p for place, p in enumerate(self.read) if place % NUM_PARTS != part]
-            bits = bits_per_char(self.counted(others), self.tokenizer, self.read[part::NUM_PARTS])
-            largest = max(largest, *bits)
-        return largest
+    def most_new(self) -> tuple[int, int]:
+        """The most pieces of a prompt that no other prompt has, and the length of the longest."""
+        own = self.num_prompts
+        new = (sum(own[piece] == 1 for piece in pieces(prompt)) for prompt in self.compared)
+        return max(MIN_NEW, *new), max(1, *map(len, self.compared))
 
     def warning(self, prompt: str) -> tuple[str, str] | None:
         """Return what to tell a user about an unknown prompt, and what to do; None for others."""
@@ -83,9 +75,7 @@ class KnownPrompts:
         )
 
 
-def bits_per_char(
-    ngram: Ngram | NativeNgram, tokenizer: CharTokenizer, texts: Sequence[str]
-) -> list[float]:
-    logprobs, _ = document_logprobs(ngram, tokenizer.encode_documents(texts))
-    sizes = (len(tokenizer.normal(text)) + 1 for text in texts)
-    return [-log / size / math.log(2) for log, size in zip(logprobs, sizes, strict=True)]
+def pieces(prompt: str) -> list[str]:
+    """Return all SIZE characters in a row, with the beginning and the end as characters."""
+    text = f"{BEGIN}{prompt}{END}"
+    return [text[place : place + SIZE] for place in range(max(1, len(text) - SIZE + 1))]
