@@ -15,7 +15,7 @@ from functools import cached_property
 SIZE = 3  # characters in a row
 BEGIN, END = "\2", "\3"  # of a prompt
 MIN_PROMPTS = 20  # different ones. With fewer, a prompt must be one of them
-MIN_NEW = 2  # pieces that any prompt may have
+MIN_NEW = 1  # piece that any prompt may have
 MAX_PROMPTS = 20_000  # that are compared
 NUM_SHOWN = 3  # as examples
 MAX_SHOWN = 60  # characters of an example
@@ -34,8 +34,8 @@ class KnownPrompts:
     def knows(self, prompt: str) -> bool:
         """Return whether a prompt is one of these, or like them.
 
-        >>> known = KnownPrompts.of(f"{sex}, {n}" for sex in ("girl", "boy") for n in range(3, 13))
-        >>> known.knows("boy, 13"), known.knows("a girl name with m")
+        >>> known = KnownPrompts.of(["boy, 3", *(f"girl, {n}" for n in range(3, 33))])
+        >>> known.knows("boy, 21"), known.knows("a girl name with m")
         (True, False)
         """
         if not self.prompts or prompt in self.prompts:
