@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kamon.data import columns
+from kamon.data.builtin import names_table
 from kamon.data.columns import Columns, Row, Table, divided, read_table, rows_in, values_of
 from kamon.errors import ConfigError, CorpusError
 
@@ -67,6 +68,15 @@ def test_all_sources_give_the_same_rows(tmp_path: Path) -> None:
         assert table.rows == wanted
         assert table.values == {"country": ["fi", "jp"], "sex": ["f", "m"]}
         assert list(table.corpus.different) == ["aino", "eero", "yuki"]
+
+
+def test_the_built_in_table() -> None:
+    table = read_table("names", Columns(None, ("sex",), "births"))
+    assert table.values == {"sex": ["f", "m"]}
+    assert len(table.rows) == len(names_table())
+    assert table.rows[0] == Row(*(names_table()[0][0], ("f",), float(names_table()[0][2])))
+    with pytest.raises(ConfigError, match="the built-in list names has no format"):
+        read_table("names", Columns(None, ("sex",), "births"), format="csv")
 
 
 def test_the_same_entry_in_several_classes_is_no_duplicate_and_weights_add_up() -> None:

@@ -1204,10 +1204,7 @@ def test_given_values_that_are_refused(
         ({"given": None}, "a weight needs given columns"),
         ({"text": f"{CSV}zzz,x,none\n"}, "is not a number above 0"),
         ({"format": "text", "column": None}, "is text, which has no columns"),
-        (
-            {"text": None, "builtin": "names", "format": "text", "column": None},
-            "no column or format",
-        ),
+        ({"text": None, "builtin": "names"}, "no column or format"),
     ],
 )
 def test_tables_that_are_refused(changes: dict[str, Any], message: str, server: Server) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from kamon.config import listed, suggestion
+from kamon.data import builtin
 from kamon.data.corpus import Corpus, from_entries
 from kamon.data.documents import Documents, nfc
 from kamon.data.readers import checked_text, lines_in, name_of, whole_lines
@@ -38,6 +39,8 @@ MAX_ROWS = 200_000  # the n-grams of more rows take too long to count at each st
 MAX_VALUES = 300  # of all given columns
 MAX_NAME, MAX_VALUE = 40, 59  # characters: with "=" the name of a special token
 MAX_WEIGHT = 1e15
+
+Cells: TypeAlias = "Iterator[tuple[str, Sequence[Any]]]"  # where a row is, and its cells
 
 
 class DataFrame(Protocol):
@@ -156,7 +159,8 @@ def read_table(
     """Read a file, a list of mappings or a DataFrame.
 
     Args:
-        source: a path or "-"; an iterable of mappings; or a DataFrame of pandas or polars.
+        source: a path or "-"; "names", the built-in list; an iterable of mappings; or a DataFrame
+            of pandas or polars.
         columns: those to read.
         format, header: of a file, as in `kamon.data.corpus.read`.
 
@@ -164,6 +168,10 @@ def read_table(
     """
     if isinstance(source, Table):
         return source
+    if isinstance(source, str) and source == builtin.NAMES:
+        if format is not None or not header:
+            raise ConfigError(f"the built-in list {source} has no format", "leave it out")
+        return from_cells(source, built_in_cells(columns), columns)
     if isinstance(source, str | PathLike):
         return read_file(source, columns, format, header=header)
     if format is not None or not header:
@@ -201,7 +209,14 @@ def from_lines(
     return from_cells(name, found, columns, notes)
 
 
-Cells = Iterator[tuple[str, Sequence[Any]]]  # where a row is, and its cells
+def built_in_cells(columns: Columns) -> Cells:
+    """Yield the chosen cells of the built-in table: name, sex ("f" or "m") and births."""
+    names = ("name", "sex", "births")
+    records = (
+        (f"row {number}", dict(zip(names, (name, sex.lower(), births), strict=True)))
+        for number, (name, sex, births) in enumerate(builtin.names_table(), 1)
+    )
+    return record_cells(builtin.NAMES, records, columns)
 
 
 def table_cells(

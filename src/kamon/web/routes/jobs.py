@@ -299,11 +299,10 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
         raise WebError(422, f"num_steps must be at most {limits.job_steps:,}")
     num_chars, num_values = 1, 0
     check_column(request)
-    tabular = request.format != "text" or request.given is not None or request.weight is not None
-    if request.text is None and tabular:
+    if request.text is None and request.format != "text":
         raise WebError(422, "the built-in list has no column or format")
+    columns = given_columns(request.column, request.given, request.weight)
     if request.text is not None:
-        columns = given_columns(request.column, request.given, request.weight)
         if columns:
             table = request.read_table(request.text, columns)
             source, num_values = table.corpus, sum(map(len, table.values.values()))

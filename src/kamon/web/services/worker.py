@@ -32,7 +32,7 @@ from typing import Any, BinaryIO
 
 from kamon import api
 from kamon.data import corpus
-from kamon.data.columns import Table, read_text
+from kamon.data.columns import Table, read_table, read_text
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
@@ -378,7 +378,7 @@ def main() -> int:
         columns = api.given_columns(request.column, request.given, request.weight)
         source: corpus.Corpus | Table
         if request.text is None:
-            source = corpus.read(request.source)
+            source = read_table(request.source, columns) if columns else corpus.read(request.source)
         elif columns:
             source = read_text(
                 request.text, request.source, columns, request.format, header=request.header
