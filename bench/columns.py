@@ -93,8 +93,11 @@ def softmax(logs: Sequence[float]) -> list[float]:
     return [x / sum(exps) for x in exps]
 
 
-def judged(shares: Sequence[dict[str, float]], truth: Sequence[str]) -> dict[str, float]:
-    """Return accuracy, the mean confidence, the calibration error in points, and nats."""
+def judged(shares: Sequence[dict[str, float]], truth: Sequence[str]) -> dict[str, Any]:
+    """Return accuracy, the mean confidence, the calibration error in points, and nats.
+
+    bins: of each bin of confidences, the number of rows, and the sums of confidences and of hits.
+    """
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(NUM_BINS)]
     nats, right = 0.0, 0
     for own, true in zip(shares, truth, strict=True):
@@ -110,6 +113,7 @@ def judged(shares: Sequence[dict[str, float]], truth: Sequence[str]) -> dict[str
         "confidence": 100 * confidence,
         "calibration_error": 100 * error,
         "nats": nats / n,
+        "bins": [[len(b), sum(p for p, _ in b), sum(ok for _, ok in b)] for b in bins],
     }
 
 
