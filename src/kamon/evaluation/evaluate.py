@@ -194,7 +194,7 @@ def evaluate(
     samples = None
     if n != 0 and not model.writes_text:
         sampled = model.generate(n, temperature=temperature, seed=seed)
-        finished = [size < model.config.block_size for size in sampled.sizes]
+        finished = [size < sampled.room for size in sampled.sizes]
         samples = sample_metrics(sampled.texts, finished, learned, held_out, temperature, seed)
     return Evaluation(held_out_metrics(model, chosen, learned), samples)
 
@@ -248,7 +248,9 @@ def first_or_all(chars: str) -> str:
 
 
 def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
-    tokenizer, block_size = model.tokenizer, model.config.block_size
+    # The n-gram of the saved model has counted the validation set, too.
+    reader = model.blended_with(learned)
+    tokenizer, block_size = model.tokenizer, reader.config.block_size
     text = model.config.mode == "text"
     whole = text or model.config.long_documents == "windows"
     batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
@@ -263,8 +265,6 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
     def measured(nats: float) -> LossMetrics:
         return loss_metrics(nats, batch.num_targets, num_chars)
 
-    # The n-gram of the saved model has counted the validation set, too.
-    reader = model.blended_with(learned)
     gpt = part = weight = order = None
     if isinstance(reader, BlendedModel):
         parts = reader.logprobs_of_parts(seen)

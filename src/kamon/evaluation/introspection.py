@@ -325,6 +325,7 @@ def attention_weights(model: Model | str | Path, text: str) -> list[list[list[li
         ConfigError: the text has block_size tokens or more.
     """
     model = as_model(model)
+    model.training.check_unconditional("a look at the attention")
     config, tokenizer = model.config, model.tokenizer
     check_text("the text", text)
     text = tokenizer.normal(text)

@@ -50,7 +50,7 @@ const draft = {
   file: "",
   format: "text",
   column: "",
-  given: [],
+  given: /** @type {string[]} */ ([]),
   weight: "",
   header: true,
   ...recall("draft", {}),
