@@ -16,10 +16,12 @@ import kamon
 from helpers.lists import DOCS, PEOPLE
 from helpers.runs import stop_after
 from kamon.config import Config
+from kamon.data import columns
 from kamon.data.columns import Columns, Row, read_table
 from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.errors import ConfigError, CorpusError, StoreError
+from kamon.generation.classes import class_logprobs, fit_exponents
 from kamon.generation.given import Recipe, counts_of, plain_tokenizer, value_tokens
 from kamon.model import Model, load
 from kamon.native import library
@@ -28,6 +30,7 @@ from kamon.storage.checkpoint import pack_documents
 from kamon.tokenizers.char import CharTokenizer
 from kamon.training import base
 from kamon.training.base import BASE, starting_point
+from kamon.training.calibration import validation_logprobs
 from kamon.training.conditional import conditional_data, in_turn
 from kamon.training.early_stopping import EarlyStopping, running_mean
 
@@ -152,13 +155,59 @@ def test_value_tokens_hardly_change_what_the_base_predicts(
         engine = make_engine("native", own, dtype="float64")
         engine.load(initial_state(start.params_for(known, own, num_values)))
         decoder = engine.decoder()
-        columns = [["country"], ["country", "sex"]][num_values - 1]
-        before = value_tokens(known, columns, ["jp", "f"]) if num_values else (plain.bos,)
+        names = [["country"], ["country", "sex"]][num_values - 1]
+        before = value_tokens(known, names, ["jp", "f"]) if num_values else (plain.bos,)
         for token in (*before[: num_values or 1], *plain.encode("nora")):
             found = decoder.push(token)
         logits.append(found[: plain.vocab_size])
     assert list(logits[1]) == pytest.approx(list(logits[0]), abs=0.05)
     assert list(logits[2]) == pytest.approx(list(logits[0]), abs=0.8)  # BOS is read twice
+
+
+@needs_native
+def test_positions_of_an_entry_follow_those_of_its_values() -> None:
+    start = starting_point(BASE)
+    assert start
+    tokenizer = CharTokenizer("abc", ["x=1", "y=1"], composed=True)
+    config = replace(start.config, block_size=9, vocab_size=tokenizer.vocab_size)
+    width, rows = config.n_embd, {}
+    for num_values, known in ((0, start.tokenizer), (3, tokenizer)):
+        own = replace(config, vocab_size=known.vocab_size)
+        params = start.params_for(known, own, num_values)
+        first = width * known.vocab_size  # the embeddings of tokens come before
+        rows[num_values] = [params[first + i * width : first + (i + 1) * width] for i in range(9)]
+    assert rows[3][3:] == rows[0][1:7]
+    for row in rows[3][:3]:
+        assert list(row) == pytest.approx([base.VALUE_SCALE * x for x in rows[0][0]])
+
+
+# ---- the validation set
+
+
+def test_the_losses_are_those_of_unseen_rows(model: Model) -> None:
+    """The n-grams that are measured count only the training set, and values are no targets."""
+    measured = model.training.held_out
+    assert measured is not None
+    num_rows, gpt, ngram, both = validation_logprobs(model, model.parts()[1])
+    for logprobs, loss in (
+        (gpt, measured.gpt_loss),
+        (ngram, measured.ngram_loss),
+        (both, measured.loss),
+    ):
+        assert loss == pytest.approx(-math.fsum(logprobs) / len(logprobs), rel=1e-5)
+    assert num_rows == measured["num_docs"]
+
+
+def test_exponents_are_fitted_to_unseen_rows(model: Model) -> None:
+    given = model.training.given
+    assert given is not None
+    learned, tested = columns.divided(model.rows, model.parts()[1])
+    unseen = model.conditional_of(learned)
+    batch = model.tokenizer.encode_documents([row.text for row in tested])
+    logprobs = class_logprobs(unseen, batch)
+    for number, column in enumerate(GIVEN):
+        wanted = fit_exponents(unseen, logprobs, column, [row.values[number] for row in tested])
+        assert given.exponents[column] == wanted
 
 
 # ---- the mean of the parameters
