@@ -22,6 +22,7 @@ from kamon.data.text_windows import consecutive, in_windows, stream
 from kamon.errors import CorpusError, TrainingError
 from kamon.evaluation.nearest import NearestDocument
 from kamon.generation.blend import BlendedModel, mix_logprobs
+from kamon.generation.given import GivenModel
 from kamon.model import Model, as_model
 from kamon.ngrams.native import best_ngram
 
@@ -250,7 +251,9 @@ def first_or_all(chars: str) -> str:
 def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
     # The n-gram of the saved model has counted the validation set, too.
     reader = model.blended_with(learned)
-    tokenizer, block_size = model.tokenizer, reader.config.block_size
+    tokenizer, block_size = model.tokenizer, model.config.block_size
+    if isinstance(reader, GivenModel):
+        block_size = reader.config.block_size  # without room for given values
     text = model.config.mode == "text"
     whole = text or model.config.long_documents == "windows"
     batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
