@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 import math
+import random
 from array import array
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 
-from helpers.conditional import BOS, CLASSES, TOKENIZER, conditional, texts_of
+from helpers.conditional import BOS, CLASSES, TOKENIZER, conditional, rows_of, texts_of
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
 from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.given import (
+    ClassNgrams,
     GivenModel,
     levels,
     mix_all,
@@ -26,6 +28,7 @@ from kamon.generation.given import (
     without_first,
 )
 from kamon.generation.sampling import SampleRequest, log_sum_exp
+from kamon.ngrams.native import count_ngram
 
 NEAR = 1e-9
 GIVENS: list[Any] = [
@@ -94,6 +97,22 @@ def test_the_ngram_of_a_class_knows_its_rows_its_values_and_all_rows() -> None:
         assert p[1] == pytest.approx(sum(s * q[1] for s, q in zip(shares, parts, strict=True)))
     assert found.models["x", "f"].ngram is not None
     assert found.models["x", "f"].ngram.parts[1] is model.ngram.parts[1]  # counted once
+
+
+def test_each_level_counts_the_rows_that_share_its_values() -> None:
+    rng = random.Random(6)
+    rows = rows_of(rng, list(CLASSES))
+    ngrams = ClassNgrams(TOKENIZER, rows, 2)
+    batch = TOKENIZER.encode_documents([row.text for row in rows])
+    for level, of_columns in enumerate(levels(2)):
+        wanted = array("d")
+        for row in rows:
+            some = [r.text for r in rows if all(r.values[i] == row.values[i] for i in of_columns)]
+            counted = count_ngram(TOKENIZER.encode_documents(some), BOS + 1, 3)
+            wanted.extend(counted.logprobs(TOKENIZER.encode_documents([row.text])))
+            found = ngrams.of_level(level, row.values, 3)
+            assert found.probabilities([BOS, 1]) == counted.probabilities([BOS, 1])
+        assert ngrams.logprobs(level, rows, batch, 3) == wanted
 
 
 def test_the_gpt_reads_values_instead_of_bos() -> None:
@@ -174,6 +193,28 @@ def test_a_drawn_class_is_one_that_fits() -> None:
     ]
     wanted = [math.exp(x - log_sum_exp(logs)) for x in logs]
     assert [x / sum(posterior) for x in posterior] == pytest.approx(wanted)
+
+
+def test_a_class_is_drawn_as_likely_as_the_prefix_makes_it() -> None:
+    mixed = conditional(9).under()
+    classes = [each.values for _, each in mixed.parts[0][1]]
+    prior = [share for share, _ in mixed.parts[0][1]]
+
+    def shares(tokens: tuple[int, ...]) -> list[float]:
+        weights = mixed.posterior(0, (BOS, *tokens))
+        return [weight / sum(weights) for weight in weights]
+
+    def gap(tokens: tuple[int, ...]) -> float:
+        return max(abs(a - b) for a, b in zip(shares(tokens), prior, strict=True))
+
+    far = max(product(range(4), repeat=4), key=gap)
+    assert gap(far) > 0.15
+    n = 1500
+    drawn = Counter(
+        mixed.drawn(partial(uniform, 2, i), (BOS, *far)).parts[0][1][0][1].values for i in range(n)
+    )
+    for values, share in zip(classes, shares(far), strict=True):
+        assert drawn[values] / n == pytest.approx(share, abs=0.05)
 
 
 # ---- what users give
