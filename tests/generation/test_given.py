@@ -207,8 +207,8 @@ def test_a_class_is_drawn_as_likely_as_the_prefix_makes_it() -> None:
     def gap(tokens: tuple[int, ...]) -> float:
         return max(abs(a - b) for a, b in zip(shares(tokens), prior, strict=True))
 
-    far = max(product(range(4), repeat=4), key=gap)
-    assert gap(far) > 0.15
+    far = max(product(range(4), repeat=3), key=gap)
+    assert gap(far) > 0.1
     n = 1500
     drawn = Counter(
         mixed.drawn(partial(uniform, 2, i), (BOS, *far)).parts[0][1][0][1].values for i in range(n)

@@ -1,13 +1,13 @@
 """A GPT and n-grams under given values, such as country=fi: one model for each class of a table.
 
 A class is a combination of values, one for each given column. The GPT reads the tokens of these
-values instead of BOS. Each class has n-grams of its own rows, of all rows with one of its values,
-and of all rows. Their mixture takes the place of the n-gram in a blend.
+values instead of BOS. Each class has n-grams of the rows of the class, of the rows with one of its
+values, and of all rows. The GPT is blended with a mixture of these n-grams.
 
 If only some columns are given, the model is the mixture of all classes that fit, each with its
-share of the rows. What was read so far decides how likely each of them is (Bayes). If a column has
-several values, such as country=fi:0.5,jp:0.5, each token is drawn from the weighted mean of their
-distributions.
+share of the rows. By Bayes' rule, the tokens so far change how likely each class is. If a column
+has several values, such as country=fi:0.5,jp:0.5, each token is sampled from the weighted mean of
+their distributions.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ClassNgram:
 
     Attributes:
         parts: the n-grams, that of all rows first.
-        shares: of the parts; they add up to 1.
+        shares: of the parts. They add up to 1.
     """
 
     config: Config
@@ -243,7 +243,7 @@ class GivenModel:
 def mixture_of_documents(
     classes: Sequence[tuple[float, ClassModel]], batch: PackedBatch
 ) -> array[float]:
-    """Return log p of every target under a mixture of classes, in each of which a document is."""
+    """Return log p of every target if each document is of one of these classes."""
     found = [model.logprobs(batch) for _, model in classes]
     if len(found) == 1:
         return found[0]
@@ -261,7 +261,7 @@ def mixture_of_documents(
 
 
 class GivenDecoder:
-    """One entry, read by all classes of a mixture."""
+    """Reads one entry with all classes of a mixture."""
 
     def __init__(self, model: GivenModel) -> None:
         self.shares = [share for share, _ in model.parts]
@@ -297,7 +297,7 @@ class Recipe:
     """How the parts of a conditional model are mixed.
 
     Attributes:
-        order: of the n-grams; 0 for the GPT only.
+        order: of the n-grams, or 0 for the GPT only.
         weight: of the GPT in the blend.
         shares: of the n-grams: see `levels`.
     """
