@@ -165,6 +165,10 @@ def test_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(columns, "MAX_VALUES", 3)
     with pytest.raises(ConfigError, match="has 4 given values, 2 of them in country"):
         read_table(RECORDS, GIVEN)
+    monkeypatch.setattr(columns, "MAX_VALUES", 4)
+    monkeypatch.setattr(columns, "MAX_CLASSES", 3)
+    with pytest.raises(ConfigError, match="has 4 combinations of given values"):
+        read_table(RECORDS, GIVEN)
     monkeypatch.setattr(columns, "MAX_ROWS", 3)
     with pytest.raises(CorpusError, match="has more than 3 rows"):
         read_table(RECORDS, GIVEN)

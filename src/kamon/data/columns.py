@@ -37,6 +37,7 @@ from kamon.errors import ConfigError, CorpusError
 SEPARATOR = "\x1f"  # between the cells of a stored row
 MAX_ROWS = 200_000  # the n-grams of more rows take too long to count at each start
 MAX_VALUES = 300  # of all given columns
+MAX_CLASSES = 500  # combinations of values: each reads what a user types
 MAX_NAME, MAX_VALUE = 40, 59  # characters: with "=" the name of a special token
 MAX_WEIGHT = 1e15
 
@@ -327,6 +328,11 @@ def from_cells(name: str, found: Cells, columns: Columns, notes: Sequence[str] =
     rows = tuple(Row(text, values, weight) for (text, values), weight in weights.items())
     table = Table(corpus, given, rows, columns.weight)
     check_values(name, table.values)
+    if (num := len({row.values for row in rows})) > MAX_CLASSES:
+        raise ConfigError(
+            f"{name} has {num:,} combinations of given values, and a model can have {MAX_CLASSES}",
+            "give fewer columns, or columns with fewer values",
+        )
     return table
 
 
