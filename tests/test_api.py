@@ -22,6 +22,7 @@ PUBLIC = [
     "StoreError",
     "TokenizerError",
     "TrainingError",
+    "classify",
     "clean",
     "compare",
     "complete",

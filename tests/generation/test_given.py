@@ -28,6 +28,7 @@ from kamon.generation.given import (
     without_first,
 )
 from kamon.generation.sampling import SampleRequest, log_sum_exp
+from kamon.native import library
 from kamon.ngrams.native import count_ngram
 
 NEAR = 1e-9
@@ -54,6 +55,21 @@ def test_a_decoder_gives_the_logprobs_of_a_batch(seed: int) -> None:
             assert len(logits) == BOS + 1
             stepped.append(logits[target])
     assert stepped.tolist() == pytest.approx(model.logprobs(batch).tolist(), rel=NEAR, abs=NEAR)
+
+
+@pytest.mark.skipif(bool(library.why_not()), reason="no native engine")
+@pytest.mark.parametrize("seed", range(6))
+def test_native_parts_give_what_python_gives(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine, the n-grams and their mixtures in C++, and the same in Python."""
+    given, found = GIVENS[seed % len(GIVENS)], []
+    for engine in ("native", "scalar"):
+        if engine == "scalar":
+            monkeypatch.setattr(library, "why_not", lambda: "it is not built")
+        model = conditional(seed, engine=engine).under(given)
+        logprobs = model.logprobs(TOKENIZER.encode_documents(texts_of(seed)))
+        found.append((list(logprobs), list(model.sample(10, 0.9, 3, BOS))))
+    assert found[0][0] == pytest.approx(found[1][0], rel=NEAR, abs=NEAR)
+    assert list(map(list, found[0][1])) == list(map(list, found[1][1]))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -10,6 +10,7 @@ from kamon.engines.base import initial_state
 from kamon.engines.factory import make_engine
 from kamon.engines.parameters import init
 from kamon.generation.given import Conditional, Recipe, levels
+from kamon.native import library
 from kamon.tokenizers.char import CharTokenizer
 
 CLASSES = [("x", "f"), ("x", "m"), ("y", "f"), ("z", "m")]
@@ -25,23 +26,26 @@ def rows_of(rng: random.Random, classes: list[tuple[str, ...]]) -> list[Row]:
     ] + [Row("ab", values, 1.0) for values in classes]
 
 
-def conditional(seed: int, *, blended: bool = True, columns: int = 2) -> Conditional:
+def conditional(
+    seed: int, *, blended: bool = True, columns: int = 2, engine: str | None = None
+) -> Conditional:
     """Random parameters and rows; a shape, a weight and shares by the seed."""
     rng = random.Random(seed)
+    name = rng.choice(["scalar"] if library.why_not() else ["scalar", "native"])
     classes = CLASSES if columns == 2 else [("x",), ("y",), ("z",)]
     tokenizer = TOKENIZER if columns == 2 else CharTokenizer("abcd", NAMES[:3], composed=True)
     config = Config(
         n_layer=rng.randint(1, 2), n_embd=8, n_head=2, block_size=rng.randint(9, 12), std=0.4,
         vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
-    engine = make_engine(rng.choice(["scalar", "native"]), config, dtype="float64")
-    engine.load(initial_state(init(config, rng)))
+    gpt = make_engine(engine or name, config, dtype="float64")
+    gpt.load(initial_state(init(config, rng)))
     shares = [rng.random() for _ in levels(columns)]
     recipe = Recipe(rng.randint(1, 4), rng.random(), tuple(x / sum(shares) for x in shares))
     if not blended:
         recipe = Recipe(0, 1.0)
     rows = rows_of(rng, list(classes))
-    return Conditional(engine, tokenizer, ["country", "sex"][:columns], rows, recipe)
+    return Conditional(gpt, tokenizer, ["country", "sex"][:columns], rows, recipe)
 
 
 def texts_of(seed: int) -> list[str]:
