@@ -27,7 +27,12 @@ def rows_of(rng: random.Random, classes: list[tuple[str, ...]]) -> list[Row]:
 
 
 def conditional(
-    seed: int, *, blended: bool = True, columns: int = 2, engine: str | None = None
+    seed: int,
+    *,
+    blended: bool = True,
+    columns: int = 2,
+    engine: str | None = None,
+    weight: float | None = None,
 ) -> Conditional:
     """Random parameters and rows; a shape, a weight and shares by the seed."""
     rng = random.Random(seed)
@@ -41,7 +46,8 @@ def conditional(
     gpt = make_engine(engine or name, config, dtype="float64")
     gpt.load(initial_state(init(config, rng)))
     shares = [rng.random() for _ in levels(columns)]
-    recipe = Recipe(rng.randint(1, 4), rng.random(), tuple(x / sum(shares) for x in shares))
+    own = rng.random() if weight is None else weight
+    recipe = Recipe(rng.randint(1, 4), own, tuple(x / sum(shares) for x in shares))
     if not blended:
         recipe = Recipe(0, 1.0)
     rows = rows_of(rng, list(classes))
