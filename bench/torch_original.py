@@ -1,4 +1,4 @@
-"""The original's job written plainly in torch, beside the lines of `kamon bench`.
+"""Measure the original's job, written plainly in torch, beside the figures of `kamon bench`.
 
 python bench/torch_original.py [--seconds S]
 """

@@ -1,15 +1,14 @@
-"""Kamon's engines against torch at the shapes of two well-known small trainers, timed in turn.
+"""Compare Kamon's engines with torch at the shapes of two well-known small trainers.
 
     python bench/torch_shapes.py [--seconds S] [--threads N] [--compile] [--json]
 
-makemore: 4 layers of 64, 32 names a step, padded to 16 tokens, as its batches are.
-nanoGPT on a CPU: 4 layers of 128, 12 pieces of text of 64 tokens a step.
+makemore: 4 layers of width 64, 32 names per step, padded to 16 tokens, like its batches.
+nanoGPT on a CPU: 4 layers of width 128, 12 texts of 64 tokens per step.
 
-The torch loop is written by hand: Kamon's architecture (RMSNorm, ReLU, no biases) as one would
-write it there, batched, with fused attention and the fused Adam, its batches made beforehand. The
-native and the torch engine do the same job from packed documents. All train on the same documents
-from the same parameters; that they compute the same is checked by the first loss before anything is
-timed.
+The torch loop is written by hand. It has Kamon's architecture (RMSNorm, ReLU, no biases) in batches
+that are made beforehand, with fused attention and the fused Adam. The native and the torch engine
+do the same job from packed documents. All train on the same documents from the same parameters, in
+turn. Before anything is timed, the script checks that they have the same first loss.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ IGNORED = -100  # a target that is padding
 
 
 class Gpt:
-    """Kamon's model on a rectangle of tokens (B, T), padding ignored."""
+    """Kamon's model on a rectangle of tokens (B, T). It ignores padding."""
 
     def __init__(self, config: Config, flat: array[float]) -> None:
         self.config = config
@@ -95,7 +94,7 @@ def text_documents(config: Config) -> PackedBatch:
 
 
 def rectangles(docs: PackedBatch, config: Config) -> list[tuple[Tensor, Tensor]]:
-    """The steps' documents, padded to block_size: inputs and targets (B, T)."""
+    """Return the inputs and targets (B, T) of each step, padded to block_size."""
     found = []
     for first in range(0, len(docs) - config.batch_size + 1, config.batch_size):
         inputs = torch.zeros(config.batch_size, config.block_size, dtype=torch.long)
@@ -161,7 +160,7 @@ def compare(
 
 
 def in_turn(works: list[Callable[[], object]], seconds: float) -> list[float]:
-    """The shortest time of each, all of them run in turn until the time is up."""
+    """Run all in turn until the time is up, and return the shortest time of each."""
     best = [float("inf")] * len(works)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -174,8 +173,10 @@ def in_turn(works: list[Callable[[], object]], seconds: float) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each shape (20)")
-    parser.add_argument("--threads", type=int, default=1, help="of both (1)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="seconds per shape [default: 20]"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of each [default: 1]")
     parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     args = parser.parse_args()
@@ -192,9 +193,9 @@ def main() -> None:
             print(json.dumps(row))
         else:
             print(
-                f"{what:26} kamon {row['kamon_us_a_step']:10,.0f} µs a step, "
-                f"torch {row['torch_us_a_step']:10,.0f}, {row['ratio']:.1f} times as long; "
-                f"the torch engine {row['torch_engine_ratio']:.2f} times as long as that",
+                f"{what:26} kamon {row['kamon_us_a_step']:10,.0f} µs per step, "
+                f"torch {row['torch_us_a_step']:10,.0f}, {row['ratio']:.1f} times as long, "
+                f"the torch engine {row['torch_engine_ratio']:.2f} times as long as torch",
                 flush=True,
             )
 

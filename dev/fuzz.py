@@ -1,11 +1,12 @@
-"""Look for bytes that end in something else than a result or a sentence, led by coverage.
+"""Search, led by coverage, for bytes that cause neither a result nor a proper error.
 
     python dev/fuzz.py store 60     # a model directory, for 60 seconds
     python dev/fuzz.py corpus 60    # a list
-    python dev/fuzz.py store FILE   # once again what was found
+    python dev/fuzz.py store FILE   # repeat what was found
 
-Exits with 0 where nothing was found; otherwise libFuzzer says in which file the bytes are. With
-KAMON_FUZZ_CORPUS, the folder of that name keeps what reaches new code, and begins with it.
+The exit code is 0 if nothing was found. Otherwise libFuzzer prints the file with the bytes. If
+KAMON_FUZZ_CORPUS names a folder, the search begins with its files, and adds those that reach new
+code.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def seeds(files: list[bytes], folder: Path) -> None:
 
 
 class Model:
-    """The bytes are one file of a model, the first says which; the manifest always agrees."""
+    """Load a model with one file replaced: the first byte chooses it. The manifest agrees."""
 
     def __init__(self, folder: Path) -> None:
         kamon.train(DOCS, output=folder / "m", **SETTINGS)
@@ -81,7 +82,7 @@ class Model:
 
 
 class List:
-    """The bytes are a list; the first says of which format."""
+    """Read the bytes as a list. The first byte chooses the format."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "list"
@@ -119,7 +120,7 @@ def main() -> None:
         kept.mkdir(exist_ok=True)
         seeds(test.seeds, kept)
         flags = [f"-max_total_time={what}", "-timeout=10", "-rss_limit_mb=1000", "-max_len=16384"]
-        # It ends the process itself, by which nothing is cleared away: so in a child of its own.
+        # In a child process, because libFuzzer ends the process without cleaning up.
         child = os.fork()
         if not child:
             atheris.Setup([sys.argv[0], *flags, str(kept)], test)

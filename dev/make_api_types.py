@@ -2,7 +2,7 @@
 
     python dev/make_api_types.py
 
-They are made from the application's OpenAPI document. A test fails if the committed file differs.
+The source is the application's OpenAPI document. A test fails if the committed file differs.
 """
 
 import json
@@ -28,13 +28,13 @@ def main() -> None:
 
 
 def document() -> Schema:
-    """The OpenAPI document of `kamon serve`."""
+    """Return the OpenAPI document of `kamon serve`."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as server:
         return dict(server.json("GET", "/openapi.json"))
 
 
 def made(document: Schema) -> str:
-    """The text of the file: an interface per schema, and `Operations` with all requests."""
+    """Return the text of the file: an interface per schema, and `Operations` with all requests."""
     operations = [
         f"  {json.dumps(f'{method.upper()} {path.removeprefix(PREFIX)}')}: {operation(details)};"
         for path, methods in document["paths"].items()
@@ -48,20 +48,20 @@ def made(document: Schema) -> str:
 
 
 def operation(details: Schema) -> str:
-    """The types of a request's body and of the answer; undefined and null if there is none."""
+    """Return the types of a request's body and answer: undefined and null for nothing."""
     successes = [each for status, each in details["responses"].items() if status[0] == "2"]
     body = content(details.get("requestBody", {})) or "undefined"
     return f"{{ body: {body}; answer: {content(successes[0]) or 'null'} }}"
 
 
 def content(message: Schema) -> str | None:
-    """The type of the JSON in a message; None if there is none."""
+    """Return the type of the JSON in a message, or None without JSON."""
     found = message.get("content", {}).get("application/json")
     return found and type_of(found["schema"])
 
 
 def type_of(schema: Schema) -> str:
-    """The TypeScript for a JSON schema of the kinds that the application has."""
+    """Return the TypeScript for a JSON schema. It knows the kinds that the application uses."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     if "const" in schema:

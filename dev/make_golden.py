@@ -2,8 +2,8 @@
 
     python dev/make_golden.py ../shared/seed.txt
 
-It runs on the first names of the built-in list, with the settings below. The recording lets the
-tests compare with the original where its text is not at hand.
+It runs on 20 names of the built-in list, with the settings below. With the recording, the tests can
+compare with the original even if its text is missing.
 """
 
 import json

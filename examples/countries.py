@@ -1,8 +1,9 @@
-"""First names as in a country: one model, asked in which language it is to make them.
+"""Make first names of a country. One model answers for seven locales.
 
-Lists of first names come from the package faker (MIT). The model learns all of them together, then
-which belong where: the prompt is the name of a locale. Most answers are new; of those that are in a
-list, the share that is in the right one is printed beside what chance would give.
+The lists of first names come from the package faker (MIT). The model first learns all lists
+together. Then it learns the locale of each name, with the locale as the prompt. Most
+answers are new. For answers that are in a list, the program prints how many are in the right one,
+and how many would be by chance.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ def first_names(locale: str) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=6, help="names for each (6)")
+    parser.add_argument("-n", type=int, default=6, help="names per locale [default: 6]")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--num-steps", type=int, default=2000, help="of tuning (2000)")
+    parser.add_argument("--num-steps", type=int, default=2000, help="steps [default: 2000]")
     args = parser.parse_args()
     lists = {locale: first_names(locale) for locale in LOCALES}
     base = kamon.train([name for names in lists.values() for name in names], size="medium")
     data = [
         {"prompt": locale, "completion": name}
         for locale, names in lists.items()
-        for name in names * (2000 // len(names) + 1)  # as much of each
+        for name in names * (2000 // len(names) + 1)  # balances the locales
     ]
     model = sft(base, data, num_steps=args.num_steps, seed=args.seed)
     right = known = 0
@@ -47,10 +48,8 @@ def main() -> int:
         chance += sum(
             sum(name in names for names in lists.values()) / len(LOCALES) for name in listed
         )
-    print(
-        f"of {known} answers that are in a list {right / known:.0%} are in the right one;", end=""
-    )
-    print(f" by chance {chance / known:.0%} would be")
+    print(f"{known} answers are in a list: {right / known:.0%} of them in the right one", end=" ")
+    print(f"(by chance {chance / known:.0%})")
     return 0
 
 

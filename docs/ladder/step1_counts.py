@@ -37,13 +37,13 @@ def count_pairs(docs):
 
 
 def probabilities(counts, token):
-    """How often each token followed `token`, as a share."""
+    """Return how often each token followed `token`, as a share."""
     total = sum(counts[token])
     return [count / total for count in counts[token]]
 
 
 def mean_loss(counts, docs):
-    """−log p(next token), in nats, averaged over all tokens of all documents.
+    """Return −log p(next token), in nats, averaged over all tokens of all documents.
 
     It measures how surprised the model is. Guessing among all 27 tokens gives log 27 = 3.2958. One
     nat less means that the model gives the right token e = 2.718 times the probability.
@@ -57,7 +57,7 @@ def mean_loss(counts, docs):
 
 
 def sample(counts, rng):
-    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
+    """Return a new name: start with BOS and sample tokens by probability until BOS comes again."""
     name = ""
     token = BOS
     while True:

@@ -1,4 +1,4 @@
-"""Step 2: a neural network that looks three characters back, its gradient derived by hand.
+"""Step 2: a neural network that looks three characters back, with a gradient derived by hand.
 
 A table of counts for three characters would have 27³ rows, most of them nearly empty. What it
 learns about "ann" would not help with "enn". A network has few parameters, and all contexts share
@@ -30,13 +30,13 @@ def encode(name):
 
 
 def examples(name):
-    """(context, target) for each token of a name: the CONTEXT tokens before it, and itself."""
+    """Return (context, target) for each token of a name: the CONTEXT tokens before it, and it."""
     tokens = encode(name)
     return [(tokens[i - CONTEXT : i], tokens[i]) for i in range(CONTEXT, len(tokens))]
 
 
 def initial(rng):
-    """Every parameter matrix, (out, in), with small random numbers.
+    """Return every parameter matrix, (out, in), with small random numbers.
 
     If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
@@ -52,7 +52,7 @@ def initial(rng):
 
 
 def linear(w, x):
-    """W x: each output is the dot product of one row of W with x."""
+    """Return W x: each output is the dot product of one row of W with x."""
     return [sum(map(mul, row, x)) for row in w]
 
 
@@ -65,7 +65,7 @@ def softmax(logits):
 
 
 def forward(params, context):
-    """The probabilities of the next token, with x and h, which the gradient needs."""
+    """Return the probabilities of the next token, with x and h, which the gradient needs."""
     x = [number for token in context for number in params["wte"][token]]
     # Without max(0, ·) in between, two linear maps would be the same as one.
     h = [max(0.0, a) for a in linear(params["fc1"], x)]
@@ -80,12 +80,12 @@ def add_outer(grad, a, b, factor):
 
 
 def linear_backward(w, d_out):
-    """Wᵀ d_out: how the loss changes with each input, added up over all outputs."""
+    """Return Wᵀ d_out: how the loss changes with each input, added up over all outputs."""
     return [sum(map(mul, column, d_out)) for column in zip(*w, strict=True)]
 
 
 def gradient(params, name):
-    """The mean loss of a document, and its derivative with respect to every parameter."""
+    """Return the mean loss of a document, and its derivative with respect to every parameter."""
     grads = {key: [[0.0] * len(row) for row in w] for key, w in params.items()}
     pairs = examples(name)
     loss = 0.0
@@ -110,7 +110,7 @@ def gradient(params, name):
 
 
 def train(params, docs):
-    """Stochastic gradient descent: take a document, its gradient, and a small step."""
+    """Train by stochastic gradient descent: take a document, its gradient, and a small step."""
     losses = []
     for name in docs:
         loss, grads = gradient(params, name)
@@ -123,14 +123,14 @@ def train(params, docs):
 
 
 def mean_loss(params, docs):
-    """−log p(next token), in nats, averaged over all tokens of all documents."""
+    """Return −log p(next token), in nats, averaged over all tokens of all documents."""
     pairs = [pair for name in docs for pair in examples(name)]
     losses = [-math.log(forward(params, context)[2][target]) for context, target in pairs]
     return sum(losses) / len(losses)
 
 
 def sample(params, rng):
-    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
+    """Return a new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS] * CONTEXT
     while True:
         probs = forward(params, tokens[-CONTEXT:])[2]

@@ -1,4 +1,4 @@
-"""Step 3: the same network, its gradient found by the program itself.
+"""Step 3: the same network, but the program finds the gradient itself.
 
 Step 2 had to derive every line, and each new idea would need a new derivation. Here numbers
 remember how they were computed, and the chain rule is written once. This is automatic
@@ -67,7 +67,7 @@ def add_up(values):
 
 
 def dot(a, b):
-    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and the other way round.
+    """Return a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and vice versa.
 
     Built from + and ·, it would take several times as long. Anything with a known derivative may be
     one operation. Step 7 uses that for the whole model.
@@ -102,13 +102,13 @@ def encode(name):
 
 
 def examples(name):
-    """(context, target) for each token of a name: the CONTEXT tokens before it, and itself."""
+    """Return (context, target) for each token of a name: the CONTEXT tokens before it, and it."""
     tokens = encode(name)
     return [(tokens[i - CONTEXT : i], tokens[i]) for i in range(CONTEXT, len(tokens))]
 
 
 def initial(rng):
-    """Every parameter matrix, (out, in), with small random numbers.
+    """Return every parameter matrix, (out, in), with small random numbers.
 
     If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
@@ -124,7 +124,7 @@ def initial(rng):
 
 
 def linear(w, x):
-    """W x: each output is the dot product of one row of W with x."""
+    """Return W x: each output is the dot product of one row of W with x."""
     return [dot(row, x) for row in w]
 
 
@@ -137,7 +137,7 @@ def softmax(logits):
 
 
 def forward(params, context):
-    """The probabilities of the next token."""
+    """Return the probabilities of the next token."""
     x = [number for token in context for number in params["wte"][token]]
     # Without max(0, ·) in between, two linear maps would be the same as one.
     h = [a.relu() for a in linear(params["fc1"], x)]
@@ -145,14 +145,14 @@ def forward(params, context):
 
 
 def document_loss(params, name):
-    """−log p(next token), in nats, averaged over the tokens of one document."""
+    """Return −log p(next token), in nats, averaged over the tokens of one document."""
     pairs = examples(name)
     logs = [forward(params, context)[target].log() for context, target in pairs]
     return add_up(logs) * (-1 / len(pairs))
 
 
 def train(params, docs):
-    """Stochastic gradient descent: take a document, its gradient, and a small step."""
+    """Train by stochastic gradient descent: take a document, its gradient, and a small step."""
     flat = [p for w in params.values() for row in w for p in row]
     losses = []
     for name in docs:
@@ -166,7 +166,7 @@ def train(params, docs):
 
 
 def mean_loss(params, docs):
-    """−log p(next token), in nats, averaged over all tokens of all documents."""
+    """Return −log p(next token), in nats, averaged over all tokens of all documents."""
     total = 0.0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
@@ -175,7 +175,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
+    """Return a new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS] * CONTEXT
     while True:
         probs = forward(params, tokens[-CONTEXT:])

@@ -66,7 +66,7 @@ def add_up(values):
 
 
 def dot(a, b):
-    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and the other way round.
+    """Return a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and vice versa.
 
     Built from + and ·, it would take several times as long. Anything with a known derivative may be
     one operation. Step 7 uses that for the whole model.
@@ -101,7 +101,7 @@ def encode(name):
 
 
 def initial(rng):
-    """Every parameter matrix, (out, in), with small random numbers.
+    """Return every parameter matrix, (out, in), with small random numbers.
 
     If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
@@ -125,7 +125,7 @@ def add(a, b):
 
 
 def linear(w, x):
-    """W x: each output is the dot product of one row of W with x."""
+    """Return W x: each output is the dot product of one row of W with x."""
     return [dot(row, x) for row in w]
 
 
@@ -138,7 +138,7 @@ def softmax(logits):
 
 
 def attention(q, keys, values):
-    """The mean of the values so far, each weighted by how well its key fits the query q.
+    """Return the mean of the values so far, each weighted by how well its key fits the query q.
 
     The weights are softmax(q · k_t / √C) over the positions t. The root keeps the products small,
     however many are added up. No mask hides the future: its keys do not exist yet.
@@ -148,7 +148,7 @@ def attention(q, keys, values):
 
 
 def forward(params, token, position, keys, values):
-    """The probabilities of the next token. Appends to the `keys` and `values` so far."""
+    """Return the probabilities of the next token. Appends to the `keys` and `values` so far."""
     # The same letter means something else in another place, so each place has its own numbers.
     x = add(params["wte"][token], params["wpe"][position])
     q = linear(params["attn_wq"], x)  # what this position looks for
@@ -161,7 +161,7 @@ def forward(params, token, position, keys, values):
 
 
 def document_loss(params, name):
-    """−log p(next token), in nats, averaged over the tokens of one document."""
+    """Return −log p(next token), in nats, averaged over the tokens of one document."""
     tokens = encode(name)
     keys, values, logs = [], [], []
     for position, target in enumerate(tokens[1:]):
@@ -171,7 +171,7 @@ def document_loss(params, name):
 
 
 def train(params, docs):
-    """Stochastic gradient descent: take a document, its gradient, and a small step."""
+    """Train by stochastic gradient descent: take a document, its gradient, and a small step."""
     flat = [p for w in params.values() for row in w for p in row]
     losses = []
     for name in docs:
@@ -185,7 +185,7 @@ def train(params, docs):
 
 
 def mean_loss(params, docs):
-    """−log p(next token), in nats, averaged over all tokens of all documents."""
+    """Return −log p(next token), in nats, averaged over all tokens of all documents."""
     total = 0.0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
@@ -194,7 +194,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
+    """Return a new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens, keys, values = [BOS], [], []
     for position in range(BLOCK_SIZE):
         probs = forward(params, tokens[-1], position, keys, values)

@@ -67,7 +67,7 @@ def add_up(values):
 
 
 def dot(a, b):
-    """a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and the other way round.
+    """Return a₀b₀ + a₁b₁ + … as one operation: the slope in each a is its b, and vice versa.
 
     Built from + and ·, it would take several times as long. Anything with a known derivative may be
     one operation. Step 7 uses that for the whole model.
@@ -94,7 +94,7 @@ BLOCK_SIZE = 16  # positions: no name has more than 15 letters
 N_EMBD = 16  # numbers per token
 N_HEAD = 4  # heads, which divide these numbers among themselves
 N_LAYER = 1  # layers of attention and a small network
-LEARNING_RATE = 0.01  # at the start; falls to 0
+LEARNING_RATE = 0.01  # at the start. It falls to 0
 BETA1, BETA2 = 0.85, 0.99  # share of the running means kept in each step
 NUM_STEPS = 1000  # one name each
 
@@ -104,7 +104,7 @@ def encode(name):
 
 
 def initial(rng):
-    """Every parameter matrix, (out, in), with small random numbers.
+    """Return every parameter matrix, (out, in), with small random numbers.
 
     If all were zero, all hidden numbers would get the same gradient and always stay equal.
     """
@@ -132,7 +132,7 @@ def add(a, b):
 
 
 def linear(w, x):
-    """W x: each output is the dot product of one row of W with x."""
+    """Return W x: each output is the dot product of one row of W with x."""
     return [dot(row, x) for row in w]
 
 
@@ -145,13 +145,13 @@ def softmax(logits):
 
 
 def rmsnorm(x):
-    """x / √(mean(x²) + 1e-5): keeps the direction and sets the length."""
+    """Return x / √(mean(x²) + 1e-5), which keeps the direction and sets the length."""
     scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
 
 def attention(q, keys, values):
-    """The mean of the values so far, each weighted by how well its key fits the query q.
+    """Return the mean of the values so far, each weighted by how well its key fits the query q.
 
     The weights are softmax(q · k_t / √D) over the positions t, separately in each head of D
     numbers. The root keeps the products small, however many are added up. No mask hides the future:
@@ -168,7 +168,7 @@ def attention(q, keys, values):
 
 
 def forward(params, token, position, keys, values):
-    """The probabilities of the next token. Appends to `keys` and `values` of each layer."""
+    """Return the probabilities of the next token. Appends to `keys` and `values` of each layer."""
     # The same letter means something else in another place, so each place has its own numbers.
     x = add(params["wte"][token], params["wpe"][position])
     x = rmsnorm(x)
@@ -186,7 +186,7 @@ def forward(params, token, position, keys, values):
 
 
 def document_loss(params, name):
-    """−log p(next token), in nats, averaged over the tokens of one document."""
+    """Return −log p(next token), in nats, averaged over the tokens of one document."""
     tokens = encode(name)
     keys, values = [[] for _ in range(N_LAYER)], [[] for _ in range(N_LAYER)]
     logs = []
@@ -220,7 +220,7 @@ def train(params, docs):
 
 
 def mean_loss(params, docs):
-    """−log p(next token), in nats, averaged over all tokens of all documents."""
+    """Return −log p(next token), in nats, averaged over all tokens of all documents."""
     total = 0.0
     for name in docs:
         total += document_loss(params, name).data * (len(name) + 1)
@@ -229,7 +229,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
+    """Return a new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS]
     keys, values = [[] for _ in range(N_LAYER)], [[] for _ in range(N_LAYER)]
     for position in range(BLOCK_SIZE):

@@ -1,4 +1,4 @@
-"""Step 7: the same GPT on whole matrices, every gradient derived by hand again.
+"""Step 7: the same GPT on whole matrices, with every gradient derived by hand again.
 
 Autograd handles one number at a time and remembers each. But the model needs only a few products of
 matrices per document, and so do the derivatives. Below, d_x means dL/dx and has the shape of x.
@@ -24,7 +24,7 @@ BLOCK_SIZE = 16  # positions: no name has more than 15 letters
 N_EMBD = 16  # numbers per token
 N_HEAD = 4  # heads, which divide these numbers among themselves
 N_LAYER = 1  # layers of attention and a small network
-LEARNING_RATE = 0.01  # at the start; falls to 0
+LEARNING_RATE = 0.01  # at the start. It falls to 0
 BETA1, BETA2 = 0.85, 0.99  # share of the running means kept in each step
 NUM_STEPS = 26_724  # one name each: all of them, once
 
@@ -34,7 +34,7 @@ def encode(name):
 
 
 def initial(rng):
-    """Every parameter matrix, (out, in), with small random numbers, the same as in step 6."""
+    """Return every parameter matrix, (out, in), with the random numbers of step 6."""
 
     def matrix(n_out, n_in):
         return np.array([[rng.gauss(0, 0.08) for _ in range(n_in)] for _ in range(n_out)])
@@ -55,7 +55,7 @@ def initial(rng):
 
 
 def layer(params, i):
-    """The six matrices of a layer, in the order above."""
+    """Return the six matrices of a layer, in the order above."""
     return [w for name, w in params.items() if name.startswith(f"layer{i}.")]
 
 
@@ -95,7 +95,7 @@ def join_heads(x):
 
 
 def forward(params, tokens):
-    """The probabilities (T, V) of what follows each token, and what the gradient needs."""
+    """Return the probabilities (T, V) after each token, and what the gradient needs."""
     future = np.triu(np.full((len(tokens), len(tokens)), -np.inf), k=1)
     embedded = params["wte"][tokens] + params["wpe"][: len(tokens)]
     x = rmsnorm(embedded)
@@ -117,7 +117,7 @@ def forward(params, tokens):
 
 
 def gradient(params, name):
-    """The mean loss of a document, and its derivative with respect to every parameter."""
+    """Return the mean loss of a document, and its derivative with respect to every parameter."""
     tokens = encode(name)
     inputs, targets = tokens[:-1], tokens[1:]
     places = np.arange(len(targets))
@@ -187,7 +187,7 @@ def train(params, docs):
 
 
 def mean_loss(params, docs):
-    """−log p(next token), in nats, averaged over all tokens of all documents."""
+    """Return −log p(next token), in nats, averaged over all tokens of all documents."""
     losses = []
     for name in docs:
         tokens = encode(name)
@@ -197,7 +197,7 @@ def mean_loss(params, docs):
 
 
 def sample(params, rng):
-    """A new name: start with BOS and sample tokens by probability until BOS comes again."""
+    """Return a new name: start with BOS and sample tokens by probability until BOS comes again."""
     tokens = [BOS]
     while len(tokens) <= BLOCK_SIZE:
         probs = forward(params, tokens)[0][-1]

@@ -1,4 +1,4 @@
-"""A name in, another word out: an encoder-decoder and single stacks with the same task.
+"""Turn a name into another word, by an encoder-decoder and by single stacks.
 
     python answer.py reversed    # the letters in reverse order
     python answer.py nicknames   # the 2,690 pairs of the package nicknames
@@ -47,7 +47,7 @@ def letters(text):
 
 
 def read(tokens):
-    """The text of the tokens before the first that is not a letter."""
+    """Return the text of the tokens before the first one that is not a letter."""
     end = next((i for i, token in enumerate(tokens) if token >= BOS), len(tokens))
     return "".join(CHARS[token] for token in tokens[:end])
 
@@ -60,7 +60,7 @@ def cross_entropy(logits, targets, chosen):
 
 
 def learned_encoder_decoder(pairs, num_steps, learning_rate):
-    """One layer each."""
+    """Return a trained encoder-decoder with one layer in each stack."""
     model = made(EncoderDecoder, TWO)
     sources, source_lengths = filled_up([[BOS, *letters(name), BOS] for name, _ in pairs], BOS)
     targets, target_lengths = filled_up([[BOS, *letters(word), BOS] for _, word in pairs], BOS)
@@ -76,7 +76,7 @@ def learned_encoder_decoder(pairs, num_steps, learning_rate):
 
 
 def answers_of_two(model, asked):
-    """The most probable letter each time, until that is BOS."""
+    """Return the most probable letters one by one, until BOS."""
     source, lengths = filled_up([[BOS, *letters(name), BOS] for name in asked], BOS)
     with torch.inference_mode():
         memory = model.encode(source, lengths)
@@ -91,7 +91,7 @@ def answers_of_two(model, asked):
 
 
 def mask_of(length, given, both_ways):
-    """(B, T, T), or (1, T, T) if all look back. given: (B,) positions of name and ANSWER."""
+    """Return (B, T, T), or (1, T, T) if all look back. given: (B,) positions up to ANSWER."""
     mask = causal(length).unsqueeze(0)
     return mask | up_to(given, length) if both_ways else mask
 
@@ -134,7 +134,7 @@ def answers_of_one(model, asked, both_ways):
 
 
 def nats_of_names(model, docs):
-    """The loss of a decoder on the names before ANSWER, in nats per letter."""
+    """Return the loss of a decoder on the names before ANSWER, in nats per letter."""
     tokens, lengths = filled_up([[BOS, *letters(name)] for name in docs], BOS)
     size = tokens.shape[1] - 1
     with torch.inference_mode():
@@ -147,14 +147,14 @@ def nats_of_names(model, docs):
 
 
 def reversed_pairs():
-    """(training pairs, the right answers for each name in the test)"""
+    """Return training pairs, and the right answers for each name in the test."""
     training, validation = map(list, split(names()))
     right = {name: {name[::-1]} for name in validation[::3]}
     return [(name, name[::-1]) for name in training], right
 
 
 def nickname_pairs():
-    """The same. A tenth of the names, with all their nicknames, is for the test."""
+    """Return the same for nicknames. A tenth of the names is for the test."""
     from nicknames import NickNamer
 
     pairs = sorted(
@@ -179,7 +179,7 @@ def row(title, size, answers, right):
 
 
 def show(model, name):
-    """The answers of torch and of the scalar engine, and where it looked for each letter."""
+    """Print the answers of torch and of the scalar engine, and its attention for each letter."""
     params = numbers(model)
     target, watched = [BOS], []
     while len(target) < LONGEST + 2 and (len(target) == 1 or target[-1] != BOS):

@@ -33,7 +33,7 @@ from masks import causal, full
 
 
 def attend(params, layer, head_dim, queries, keys, values, mask, watched=None):
-    """What each of T positions takes (T, C) from the positions that its row of the mask shows.
+    """Return what each of T positions takes (T, C) from the positions that the mask shows it.
 
     Attention does not get the hidden positions at all. Each position appends its weights, one list
     per head, to `watched` if that is given.
@@ -54,13 +54,13 @@ def added(xs, ys):
 
 
 def look(params, layer, head_dim, xs, mask):
-    """The residual stream (T, C) after the positions have looked at each other."""
+    """Return the residual stream (T, C) after the positions have looked at each other."""
     queries, keys, values = zip(*[qkv(params, layer, x) for x in xs], strict=True)
     return added(attend(params, layer, head_dim, queries, keys, values, mask), xs)
 
 
 def look_across(params, layer, head_dim, xs, memory, watched=None):
-    """The same after they have looked at the whole output of the encoder, `memory` (S, C)."""
+    """Return it after they have looked at the whole output of the encoder, `memory` (S, C)."""
     queries = [linear(rmsnorm(x), params[f"{layer}.attn_wq"]) for x in xs]
     keys = [linear(rmsnorm(m), params[f"{layer}.attn_wk"]) for m in memory]
     values = [linear(rmsnorm(m), params[f"{layer}.attn_wv"]) for m in memory]
@@ -77,7 +77,7 @@ def embedded(params, tokens):
 
 
 def one_stack(params, n_layer, head_dim, tokens, mask):
-    """Logits (T, V): for the token at each position (encoder) or after it (decoder).
+    """Return logits (T, V): for the token at each position (encoder) or after it (decoder).
 
     The parameters are those of a GPT.
     """
@@ -107,7 +107,7 @@ def encoder_decoder(params, n_layer, head_dim, source, target, watched=None):
 
 
 def shapes(n_embd, n_layer, vocab_size, block_size, stacks=1):
-    """Every parameter matrix and its (out, in). `stacks` is 2 for an encoder-decoder.
+    """Return the (out, in) of every parameter matrix. `stacks` is 2 for an encoder-decoder.
 
     >>> [name for name in shapes(4, 1, 3, 5, stacks=2) if "attn_wq" in name]
     ['layer0.attn_wq', 'encoder0.attn_wq', 'cross0.attn_wq']

@@ -22,12 +22,12 @@ def causal(length):
 
 
 def up_to(lengths, size):
-    """(B, 1, size): every position sees this many of the first ones. A full mask with padding."""
+    """Return (B, 1, size): every position sees this many of the first ones."""
     return (torch.arange(size) < lengths.unsqueeze(1)).unsqueeze(1)
 
 
 def attend(queries, keys, values, mask, config):
-    """What T positions take (B, T, C) from the S that the mask (B, T, S) lets them see."""
+    """Return what T positions take (B, T, C) from the S that the mask (B, T, S) lets them see."""
 
     def heads(x):
         return x.unflatten(-1, (config.n_head, config.head_dim)).transpose(1, 2)
@@ -48,7 +48,7 @@ class OneStack(Gpt):
     """An encoder, a decoder or something between: the mask (B or 1, T, T) decides."""
 
     def forward(self, tokens, mask):
-        """Logits (B, T, V) for tokens (B, T)."""
+        """Return logits (B, T, V) for tokens (B, T)."""
         x = self.embed(tokens, torch.arange(tokens.shape[1]))
         for layer in self.layers():
             x = look(layer, x, mask)
@@ -86,7 +86,7 @@ class EncoderDecoder(Gpt):
             self.add_module(f"cross{i}", Cross(config))
 
     def encode(self, source, lengths):
-        """The output of the encoder (B, S, C) for source (B, S), computed once per text."""
+        """Return the output of the encoder (B, S, C) for source (B, S), computed once per text."""
         memory = self.embed(source, torch.arange(source.shape[1]))
         for i in range(self.config.n_layer):
             encoder = self.get_submodule(f"encoder{i}")
@@ -95,7 +95,7 @@ class EncoderDecoder(Gpt):
         return memory
 
     def decode(self, memory, lengths, target):
-        """Logits (B, T, V) for what follows each token of target (B, T)."""
+        """Return logits (B, T, V) for what follows each token of target (B, T)."""
         x = self.embed(target, torch.arange(target.shape[1]))
         for i, layer in enumerate(self.layers()):
             x = look(layer, x, causal(target.shape[1]))
@@ -111,7 +111,7 @@ class EncoderDecoder(Gpt):
 
 
 def made(kind, config, seed=1):
-    """A module with its first parameters: normal, standard deviation 0.1."""
+    """Return a module with its first parameters: normal, standard deviation 0.1."""
     c = config
     module = kind(c, shapes(c.n_embd, c.n_layer, c.vocab_size, c.block_size))
     generator = torch.Generator().manual_seed(seed)
@@ -122,7 +122,7 @@ def made(kind, config, seed=1):
 
 
 def numbers(module):
-    """Its parameters as by_scalar.py takes them."""
+    """Return the parameters in the form of by_scalar.py."""
     return {name: p.tolist() for name, p in module.state_dict().items()}
 
 
@@ -131,7 +131,7 @@ def num_params(module):
 
 
 def filled_up(texts, filler):
-    """Lists of tokens as one tensor (B, longest), and their lengths (B,)."""
+    """Return lists of tokens as one tensor (B, longest), and their lengths (B,)."""
     size = max(map(len, texts))
     rows = [[*text, *[filler] * (size - len(text))] for text in texts]
     return torch.tensor(rows), torch.tensor([len(text) for text in texts])

@@ -32,7 +32,7 @@ NUM_TESTED = 1000  # names
 
 
 def encode(name):
-    """The tokens of a name, in which _ is a blank.
+    """Return the tokens of a name. _ is a blank.
 
     >>> encode("a_b")
     [26, 0, 27, 1, 26]
@@ -41,7 +41,7 @@ def encode(name):
 
 
 def with_blanks(tokens, lengths, generator):
-    """Which places of tokens (B, T) become blanks."""
+    """Return which places of tokens (B, T) become blanks."""
     places = torch.arange(tokens.shape[1])
     letters = (places > 0) & (places < lengths.unsqueeze(1) - 1)
     drawn = torch.rand(tokens.shape, generator=generator).masked_fill(~letters, 2)
@@ -49,7 +49,7 @@ def with_blanks(tokens, lengths, generator):
 
 
 def learned_encoder(docs, num_steps=NUM_STEPS):
-    """A trained encoder and its loss at the end, in nats per blank."""
+    """Return a trained encoder and its loss at the end, in nats per blank."""
     encoder = made(OneStack, CONFIG)
     tokens, lengths = filled_up([encode(name) for name in docs], BOS)
     generator = torch.Generator().manual_seed(3)
@@ -66,7 +66,7 @@ def learned_encoder(docs, num_steps=NUM_STEPS):
 
 
 def by_encoder(encoder, patterns):
-    """For each blank, log p (V) of each token there. All patterns in one pass."""
+    """Return log p (V) of each token at each blank. All patterns take one pass."""
     tokens, lengths = filled_up([encode(pattern) for pattern in patterns], BOS)
     with torch.inference_mode():
         logits = encoder(tokens, up_to(lengths, tokens.shape[1]))
@@ -74,7 +74,7 @@ def by_encoder(encoder, patterns):
 
 
 def by_gpt(gpt, patterns, right_side=True):
-    """For each pattern, log p of each way to fill it: (patterns, 26 ** blanks), normalised.
+    """Return log p of each way to fill each pattern: (patterns, 26 ** blanks), normalised.
 
     A GPT has a probability for a whole name, so this fills in all letters and compares. Without the
     right side it takes the probability of the next letter, as in sampling.
@@ -100,7 +100,7 @@ def by_gpt(gpt, patterns, right_side=True):
 
 
 def blanks_of(docs):
-    """Each letter of each name as a blank, and the letters."""
+    """Return each name with each letter as a blank, and the letters."""
     patterns = [doc[:i] + "_" + doc[i + 1 :] for doc in docs for i in range(len(doc))]
     return patterns, torch.tensor([CHARS.index(char) for doc in docs for char in doc])
 
@@ -112,7 +112,7 @@ def row(title, logprobs, targets, passes):
 
 
 def show_answers(encoder, pattern):
-    """The three most probable letters by torch and by the scalar engine."""
+    """Print the three most probable letters by torch and by the scalar engine."""
     of_torch = by_encoder(encoder, [pattern])[0].exp().tolist()
     tokens = encode(pattern)
     mask = full(len(tokens), len(tokens))

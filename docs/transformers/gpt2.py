@@ -1,4 +1,4 @@
-"""From microGPT to GPT-2, one change at a time: what does each cost or gain on a list of names?
+"""Measure the steps from microGPT to GPT-2, one change at a time, on a list of names.
 
     python gpt2.py              # all rows, three seeds each: about ten minutes on one core
     python gpt2.py --seeds 1    # one seed
@@ -56,7 +56,7 @@ class RmsNorm(nn.Module):
 
 
 def sinusoids(length, width):
-    """The fixed positions of the original Transformer: sines and cosines of falling frequency."""
+    """Return the positions of the original Transformer: sines and cosines of falling frequency."""
     angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
@@ -127,7 +127,7 @@ class Model(nn.Module):
 
 
 def made(seed, **options):
-    """A model with its first parameters: matrices normal with deviation 0.1, biases zero."""
+    """Return a model with its first parameters: matrices normal with deviation 0.1, biases zero."""
     torch.manual_seed(seed)
     model = Model(**options)
     for name, p in model.named_parameters():
@@ -139,7 +139,7 @@ def made(seed, **options):
 
 
 def tensor_of(docs):
-    """Tokens (documents, 17), filled with -1 after the end."""
+    """Return tokens (documents, 17), filled with -1 after the end."""
     rows = [[BOS, *(CHARS.index(char) for char in doc), BOS] for doc in docs]
     return torch.tensor([row + [-1] * (BLOCK_SIZE + 1 - len(row)) for row in rows])
 
@@ -153,7 +153,7 @@ def loss_of(model, rows, reduction="mean"):
 
 
 def train(model, rows, seed, num_steps=NUM_STEPS):
-    """Adam. The learning rate rises for a fiftieth of the steps and then falls to 0."""
+    """Train with Adam. The learning rate rises for a fiftieth of the steps and then falls to 0."""
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99), fused=True)
     for step in range(num_steps):
@@ -167,7 +167,7 @@ def train(model, rows, seed, num_steps=NUM_STEPS):
 
 
 def validation_loss(model, rows):
-    """Nats per token."""
+    """Return the loss in nats per token."""
     model.eval()
     with torch.no_grad():
         total = sum(loss_of(model, part, "sum").item() for part in rows.split(512))

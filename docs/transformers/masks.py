@@ -1,4 +1,4 @@
-"""Who may look at whom: what makes one stack of layers an encoder, a decoder or something between.
+"""Print the masks that make a stack of layers an encoder, a decoder or something in between.
 
 A mask has a row for each position that looks and a column for each position it may look at. Apart
 from the mask, the models in this folder are the same. Only the encoder-decoder has two stacks, and
@@ -7,23 +7,23 @@ the second looks into the first.
 
 
 def full(rows, columns):
-    """Every position sees every other: an encoder, or a decoder that looks into an encoder."""
+    """Let every position see every other: an encoder, or a decoder that looks into an encoder."""
     return [[True] * columns for _ in range(rows)]
 
 
 def causal(length):
-    """No position sees a later one: a decoder, which has to guess it."""
+    """Hide later positions: a decoder, which has to guess them."""
     return [[column <= row for column in range(length)] for row in range(length)]
 
 
 def prefix(length, given):
-    """The first `given` positions see each other, and the rest look back: a decoder that reads its
-    prompt as an encoder does."""
+    """Let the first `given` positions see each other, and the rest look back: a decoder with an
+    encoder for its prompt."""
     return [[column < max(row + 1, given) for column in range(length)] for row in range(length)]
 
 
 def drawn(mask, rows, columns):
-    """Lines of text: ■ if the row sees the column, · if not."""
+    """Return lines of text: ■ if the row sees the column, · if not."""
     lines = ["   " + " ".join(columns)]
     for label, sees in zip(rows, mask, strict=True):
         lines.append(f"{label}  {' '.join('■' if seen else '·' for seen in sees)}")
@@ -31,7 +31,7 @@ def drawn(mask, rows, columns):
 
 
 def panels():
-    """(title, mask, rows, columns) of each model. ‹ opens a name, › closes it, _ is a blank.
+    """Return (title, mask, rows, columns) of each model. ‹ opens a name, › closes it, _ is a blank.
 
     All but the first reverse "lea". In the third, the encoder's columns come first and then the
     decoder's own: cross-attention, then a causal mask.

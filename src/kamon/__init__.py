@@ -1,4 +1,4 @@
-"""Kamon: the whole GPT, small enough to read, fast enough to use.
+"""Kamon: a whole GPT that is small enough to read and fast enough to use.
 
 >>> import kamon
 >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -91,7 +91,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `kamon --help` needs none of them."""
+    """Import a public name when it is first used, because `kamon --help` needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module 'kamon' has no attribute {name!r}")
     from importlib import import_module

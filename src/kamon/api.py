@@ -85,27 +85,29 @@ def train(
     are the same.
 
     Args:
-        size: tiny, small, medium, large or huge sets what `settings` leave open. "original" leaves
-            them at the defaults of Config, which are those of the original microGPT. The default
-            is medium, or smaller for a short list, and original for the scalar engine.
+        size: tiny, small, medium, large or huge. It chooses the settings that you do not give.
+            "original" leaves them at the defaults of Config, which are those of the original
+            microGPT. The default is medium, or smaller for a short list. With the scalar engine
+            it is original.
         budget: the time to train, such as "10s" or a number of seconds. It chooses the size and
-            the number of steps, which depend on the machine. The model's config has them, and
-            giving them as settings makes the same model again.
+            the number of steps, which depend on the machine. To make the same model again, give
+            the settings of its config instead.
         mode: one of the settings. "text" trains on windows from random places of the joined
             documents, and a text file is one document. If there are few documents, the validation
             set is the last tenth of each. Sizes and budgets differ from those of lists.
-        tokenizer: "char"; "bpe", trained on the training set, to vocab_size tokens; a file that
-            `kamon tokenizer train` wrote; or a tokenizer.
+        tokenizer: "char", "bpe", a file that `kamon tokenizer train` wrote, or a tokenizer. "bpe"
+            is trained on the training set until it has vocab_size tokens.
         output: the model directory. Checkpoints are saved there during training and at its end, so
             that `resume` can continue.
         checkpoint_every: steps as a whole number, or a time with its unit such as "30s". By
             default, saving takes at most 1% of the time. `resume` keeps this interval.
-        init_from: "base", the pretrained base that Kamon ships; "scratch", random parameters; or a
-            model or its directory, whose tokens are kept and extended. By default a list of up to
-            20,000 documents starts from the base, unless a size or a shape is given.
+        init_from: "base" (the pretrained base that Kamon ships), "scratch" (random parameters), a
+            model or its directory. Kamon keeps the tokens of a model and adds those that it lacks.
+            By default a list of up to 20,000 documents starts from the base, unless you give a
+            size or a shape.
         blend: mix the probabilities of the GPT with those of an n-gram of the list. The weight is
-            the best one for documents that neither was trained on. Models of a text or a packed
-            corpus, of the size "original" and of the scalar engine are not blended.
+            the best one for documents that neither was trained on. Kamon does not blend models of
+            a text or a packed corpus, of the size "original" or of the scalar engine.
         given: columns of a table, such as ["country", "sex"]. The model then learns the entries of
             `column` under each combination of their values. docs: a path, a list of mappings or a
             DataFrame.
@@ -113,7 +115,7 @@ def train(
         column, format, header: how to read a path or "-", see `corpus.read`.
         settings: the fields of Config.
         engine, dtype, threads, device, compile: see `make_engine`.
-        on_start: called once before the first step.
+        on_start: a function that Kamon calls once before the first step.
         on_progress, should_stop: see `pretrain`.
 
     Raises: ConfigError, CorpusError, StoreError or TrainingError.
@@ -206,12 +208,14 @@ def resume(
 ) -> Model:
     """Resume a training that `train` saved, as if it had never been interrupted.
 
-    It uses the newest intact checkpoint in the directory, with the same engine and dtype. On the
-    same kind of machine the result is bit for bit that of an uninterrupted training.
+    Kamon continues from the newest intact checkpoint in the directory, with the same engine and
+    dtype. On the same kind of machine the result equals that of an uninterrupted training bit for
+    bit.
 
     Args:
-        extend: more steps than were planned, or more steps after a finished training.
-        docs, settings: only compared. A difference raises ConfigError.
+        extend: the number of steps to make in addition to those planned or finished.
+        docs, settings: Kamon compares them with those of the training. A difference raises
+            ConfigError.
 
     For the other arguments and errors see `train`.
     """
@@ -231,7 +235,7 @@ def resume_run(
     settings: dict[str, Any],
     extend: int = 0,
 ) -> Model:
-    """Return the model of the run in `options.output`, with the steps that were left."""
+    """Return the model of the run in `options.output` after its remaining steps."""
     path = options.output
     assert path is not None
     group = get_group()
@@ -269,7 +273,7 @@ def resume_run(
 
 
 def newest_checkpoint(writer: CheckpointWriter | None) -> Checkpoint:
-    """Return the checkpoint to resume from: rank 0 reads it and sends it to the others."""
+    """Return the checkpoint to resume from. Rank 0 reads it and sends it to the others."""
     group = get_group()
     checkpoint = writer.stored if writer else None
     if group.size > 1:
@@ -292,7 +296,7 @@ def check_resumable(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Config:
-    """Return the config of the run with `extend` more steps than were planned."""
+    """Return the config of the run with `extend` more steps than planned."""
     config, training = checkpoint.config, checkpoint.training
     done, finished = len(checkpoint.metrics), training.finished
     if finished and not extend:
@@ -309,10 +313,10 @@ def planned_config(path: str | Path, checkpoint: Checkpoint, extend: int) -> Con
 def restore_validation(
     validation: EarlyStopping, checkpoint: Checkpoint, setup: TrainingSetup, extend: int
 ) -> dict[str, Any]:
-    """Give `validation` the history and the best model of the run; return changes of the record.
+    """Give `validation` the history and the best model of the run. Return changes of the record.
 
-    An extended run validates on other documents, so only the best model of the past is measured
-    again and the rest of its history is dropped.
+    An extended run validates on other documents. So it measures the best model again and drops the
+    rest of the history.
     """
     metrics: Metrics = checkpoint.metrics
     if not metrics.held_out:
@@ -333,7 +337,7 @@ def restore_validation(
 
 
 def is_unfinished(output: str | Path, settings: dict[str, Any]) -> bool:
-    """Whether a training with these settings is kept there, as rank 0 sees it, and not finished."""
+    """Return whether rank 0 finds an unfinished training with these settings in `output`."""
     if get_group().rank:
         return False
     try:

@@ -1,6 +1,7 @@
-"""How fast this machine does Kamon's work: every figure is measured here, in one run.
+"""Measure how fast this machine does Kamon's work.
 
-Times are the best of several runs: other programs only ever make one slower. Read them as ratios.
+Each time is the shortest of several runs, because other programs can only slow a run down. Compare
+times only as ratios.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ Row = dict[str, Any]
 
 
 def measure(seconds: float = 0.5) -> Iterator[Row]:
-    """Yield rows of "what", "value", "unit" and more, each after about `seconds`."""
+    """Yield rows with "what", "value", "unit" and more. Each takes about `seconds`."""
     docs = names_batch()
-    # A few documents are enough for the scalar engine; for the ratio all are timed on the same.
+    # The scalar engine needs only a few documents. The ratio compares times on the same ones.
     few = docs.select(range(20))
     scalar = best(training(ready("scalar", Config()), few, 1, 20), 0) / 20
-    yield row("the original's job, scalar float64", scalar * 1e6, "µs a step")
+    yield row("the original's job, scalar float64", scalar * 1e6, "µs per step")
     if best_engine() == "native":
         for dtype in library.DTYPES:
             engine = ready("native", Config(), dtype)
             per_step = best(training(engine, docs, 1, 1000), seconds) / 1000
             same = best(training(engine, few, 1, 1000), seconds) / 1000
             what = f"the original's job, native {dtype}"
-            yield row(what, per_step * 1e6, "µs a step", ratio=scalar / same)
+            yield row(what, per_step * 1e6, "µs per step", ratio=scalar / same)
         yield from measure_native(docs, seconds)
     yield from measure_processes()
 
@@ -77,24 +78,24 @@ def measure_native(docs: PackedBatch, seconds: float) -> Iterator[Row]:
                 f"training, {n_layer} x {n_embd}, block {block_size}, batch {batch_size}, "
                 f"{threads} thread{'s' * (threads > 1)}",
                 took * 1e6,
-                "µs a step",
+                "µs per step",
                 gflops=flops / took / 1e9,
                 share_of_peak=flops / took / 1e9 / peak / threads,
                 **({"speedup": alone / took} if threads > 1 else {}),
             )
     engine = ready("native", Config(), "float32", 1)
-    training(engine, docs, 1, 1000)()  # as the original's: an untrained model's names are longer
+    training(engine, docs, 1, 1000)()  # like the original: an untrained model writes longer names
     request = SampleRequest(NUM_SAMPLES, 0.5, 1, 26)
     took = best(partial(sample, engine, request), seconds)
-    yield row("sampling in bulk, one thread", NUM_SAMPLES / took, "names a second")
+    yield row("sampling in bulk, one thread", NUM_SAMPLES / took, "names per second")
     many = docs.select(range(20_000))
     took = best(partial(engine.logprobs, many), seconds)
-    yield row("scoring in bulk, one thread", 20_000 / took, "names a second")
+    yield row("scoring in bulk, one thread", 20_000 / took, "names per second")
     yield row("peak of one core, float32 multiply-adds", peak_gflops(engine, seconds), "GFLOP/s")
 
 
 def measure_processes() -> Iterator[Row]:
-    """Yield rows of whole processes: the command, and what it can be compared to."""
+    """Yield rows for whole processes: Kamon's commands, and others to compare them with."""
     with TemporaryDirectory() as folder:
         list_of_names = Path(folder, "names.txt")
         list_of_names.write_text("\n".join(names()) + "\n")
@@ -135,14 +136,14 @@ def ready(name: str, config: Config, dtype: str | None = None, threads: int | No
 def training(
     engine: Engine, docs: PackedBatch, batch_size: int, num_steps: int
 ) -> Callable[[], object]:
-    """Return the work of `num_steps` steps, without the preparation."""
+    """Return a function that makes `num_steps` steps. The preparation is done before."""
     indices = array("q", [i % len(docs) for i in range(batch_size * num_steps)])
     plan = StepPlan(docs, batch_size, indices, array("d", [1e-3]) * num_steps)
     return partial(train, engine, plan)
 
 
 def text_batch(block_size: int) -> PackedBatch:
-    """Return documents that fill the block, as those of a text do."""
+    """Return documents that fill the block, like the windows of a text."""
     rng = random.Random(1)
     return pack_sequences([rng.randrange(26) for _ in range(block_size + 1)] for _ in range(64))
 
@@ -153,7 +154,7 @@ def peak_gflops(engine: Engine, seconds: float) -> float:
 
 
 def best(work: Callable[[], Any], seconds: float) -> float:
-    """Return the shortest of the runs of `work` that fit into `seconds`: at least 3, or 1 if 0."""
+    """Return the time of the fastest run of `work` in `seconds`: of 3 or more, or of 1 if 0."""
     took: list[float] = []
     begin = time.perf_counter()
     while len(took) < (3 if seconds else 1) or time.perf_counter() - begin < seconds:
@@ -164,8 +165,8 @@ def best(work: Callable[[], Any], seconds: float) -> float:
 
 
 def best_processes(commands: list[list[str]]) -> list[float]:
-    """Return the seconds of processes of this interpreter, or 0 if a module is missing."""
-    # Compiled modules are kept, as those of an installed package are.
+    """Return the seconds that processes of this interpreter take, 0 if a module is missing."""
+    # Python keeps compiled modules, like those of an installed package.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     took: list[list[float]] = [[] for _ in commands]
     for _ in range(15):

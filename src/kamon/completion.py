@@ -1,4 +1,4 @@
-"""Next tokens, completions and fillings: what a model would write where a text has gaps."""
+"""Next tokens, completions and patterns: what a model would write in the gaps of a text."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from kamon.tokenizers.char import CharTokenizer
 
 MAX_RESULTS = 10_000  # documents
 MAX_EFFORT = 1_000
-MAX_READS = 10_000  # tokens that a search reads, and as many in the beam
-MAX_READS_SLOW = 2_000  # by an engine without a `train` of its own: the scalar one
-MAX_EXPANSIONS = 1e7  # tokens that might follow: fewer are read of a large vocabulary
-MAX_FLOPS = 4e8  # parameters times tokens: fewer are read of a larger model
+MAX_READS = 10_000  # tokens that a search reads, which is also the size of the beam
+MAX_READS_SLOW = 2_000  # the same for an engine without fused calls, the scalar one
+MAX_EXPANSIONS = 1e7  # next tokens to consider: a search reads fewer tokens if there are many
+MAX_FLOPS = 4e8  # parameters times tokens: a search reads fewer tokens with a larger model
 MAX_FLOPS_SLOW = 8e6
 
 
 class NextToken(NamedTuple):
     """A token that may come next, or the rest of one that the prefix only begins.
 
-    text: empty for the end of the document; bytes of a part of a character as `token_text` has them
+    text: empty for the end of the document. `token_text` shows the bytes of a part of a character.
     """
 
     text: str
@@ -55,7 +55,7 @@ class NextToken(NamedTuple):
 def next_tokens(
     model: Model | str | Path, prefix: str = "", *, temperature: float = 1.0
 ) -> list[NextToken]:
-    """Return every token and its probability after `prefix`, the most probable first.
+    """Return the probability of every token after `prefix`, the most probable first.
 
     A model of text reads as much of the end of `prefix` as it can.
 
@@ -105,7 +105,7 @@ def with_names(
 def prefixes_of(
     model: LanguageModel, tokenizer: Tokenizer, prefix: str
 ) -> dict[tuple[int, ...], float]:
-    """Return the ways in which tokens can begin with `prefix` and fit, with log p of each."""
+    """Return all ways to begin with `prefix` that fit into the model, with log p of each."""
     if not prefix:
         return {(): 0.0}
     size = model.config.block_size
@@ -118,10 +118,11 @@ def complete(
 ) -> SearchResult:
     """Return the n most probable documents that begin with `prefix`.
 
-    Of the ways to write a document as tokens only that of the tokenizer counts, as for `score`.
+    Like `score`, it counts only the tokens that the tokenizer gives a document, and no other way
+    to write it.
 
     Args:
-        effort: how many times the usual work the search may do.
+        effort: the work that the search may do, as a multiple of the usual work.
 
     Raises: ConfigError, TokenizerError as `next_tokens`.
 
@@ -132,7 +133,7 @@ def complete(
     (True, 3)
     """
     model = as_model(model)
-    model.check_documents("completions are documents")
+    model.check_documents("completion")
     check_text("the prefix", prefix)
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
@@ -149,10 +150,12 @@ def complete(
 def fill(
     model: Model | str | Path, pattern: str | Sequence[Element], n: int = 10, *, effort: float = 1.0
 ) -> SearchResult:
-    """Return the n most probable documents that match `pattern`; text is taken apart by `parse`.
+    """Return the n most probable documents that match `pattern`, as text or as `parse` returns it.
 
-    ConfigError for an empty pattern or one that asks for more than block_size characters, and for a
-    model whose tokens are no characters; TokenizerError for an unknown character.
+    Raises:
+        ConfigError: the pattern is empty or needs more than block_size characters, or the model
+            does not have a character tokenizer.
+        TokenizerError: the pattern has an unknown character.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora", "nina"], num_steps=60, n_embd=8)
@@ -160,7 +163,7 @@ def fill(
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
     model = as_model(model)
-    model.check_documents("patterns are for documents")
+    model.check_documents("a pattern")
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
             "patterns need a character tokenizer, and the tokens of this model are pieces of text",
@@ -177,17 +180,17 @@ def fill(
 
 
 def with_shares(result: SearchResult, logprob: float) -> SearchResult:
-    """Set the share of each document in the probability with this logarithm."""
+    """Return the result with each document's share of the probability exp(logprob)."""
     shares = [min(1.0, math.exp(document.logprob - logprob)) for document in result.documents]
     pairs = zip(result.documents, shares, strict=True)
     return replace(result, documents=[document._replace(share=share) for document, share in pairs])
 
 
 def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str) -> dict[str, str]:
-    """Return what unknown characters are exchanged for.
+    """Return the replacement of each unknown character.
 
     Args:
-        unknown: "skip" leaves them out, "replace" takes the closest known character if there is
+        unknown: "skip" leaves them out, "replace" uses the closest known character if there is
             one, and "error" changes nothing.
     """
     if unknown not in ("error", "skip", "replace"):
@@ -204,7 +207,7 @@ def replacements(tokenizer: Tokenizer, elements: Sequence[Element], unknown: str
 
 
 def replaced(elements: Sequence[Element], exchanged: Mapping[str, str]) -> list[Element]:
-    """Return the pattern with these characters exchanged; its gaps stay."""
+    """Return the pattern with these characters replaced. Its gaps do not change."""
     parts: list[Sequence[Element]] = [
         [element] if isinstance(element, Wildcard) else exchanged.get(element, element)
         for element in elements
@@ -233,7 +236,7 @@ def search_model(
     effort: float,
     begin: Sequence[Candidate] = NOTHING,
 ) -> SearchResult:
-    """Run `search` with the work that suits the model's engine and size."""
+    """Return the result of `search`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
     effort = require_float("effort", effort)
     if not 0 < effort <= MAX_EFFORT:

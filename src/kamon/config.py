@@ -1,4 +1,4 @@
-"""Every setting of a model and its training, with the defaults of the original microGPT."""
+"""All settings of a model and its training. The defaults are those of the original microGPT."""
 
 import math
 import operator
@@ -14,9 +14,9 @@ from kamon.errors import HINT, ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_SIZE = 2**31  # of anything that is counted
-MAX_INT = 2**128  # of a seed
-MAX_FILE = 1 << 20  # of settings
+MAX_SIZE = 2**31  # limit of every count
+MAX_INT = 2**128  # limit of a seed
+MAX_FILE = 1 << 20  # characters of a settings file
 MAX_LISTED = 30
 
 
@@ -31,7 +31,7 @@ def _setting(default: float | str, help: str, choices: tuple[str, ...] = ()) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of one model. Raises ConfigError where one cannot be.
+    """The settings of one model. Raises ConfigError if a value is not possible.
 
     >>> Config(n_layer=2, learning_rate=0.02).head_dim
     4
@@ -39,31 +39,31 @@ class Config:
 
     n_layer: int = _setting(1, "number of transformer layers")
     n_embd: int = _setting(16, "embedding size, the width of the model")
-    n_head: int = _setting(4, "attention heads per layer; must divide n_embd")
+    n_head: int = _setting(4, "attention heads per layer, a divisor of n_embd")
     block_size: int = _setting(16, "context length in tokens, including BOS")
     vocab_size: int = _setting(27, "number of tokens, including BOS")
     mode: str = _setting(
         "documents",
-        "documents: train on entries; text: train on windows at random places of one text",
+        "documents trains on entries, text on windows at random places of one text",
         MODES,
     )
     long_documents: str = _setting(
-        "cut", "entries longer than block_size: cut their ends, or train on windows", LONG_DOCUMENTS
+        "cut", "entries longer than block_size: cut the end, or train on windows", LONG_DOCUMENTS
     )
     std: float = _setting(0.08, "standard deviation of the initial parameters")
     seed: int = _setting(42, "seed of the initial parameters, the order of entries and the samples")
     num_steps: int = _setting(1000, "number of training steps")
     batch_size: int = _setting(1, "entries, windows or pairs per batch")
     gradient_accumulation_steps: int = _setting(1, "batches per step")
-    learning_rate: float = _setting(0.01, "highest learning rate; falls to min_lr")
+    learning_rate: float = _setting(0.01, "highest learning rate, which falls to min_lr")
     min_lr: float = _setting(0.0, "final learning rate")
     schedule: str = _setting("linear", "decay of the learning rate: linear or cosine", SCHEDULES)
-    warmup_steps: int = _setting(0, "steps in which the learning rate rises from 0")
+    warmup_steps: int = _setting(0, "steps during which the learning rate rises from 0")
     weight_decay: float = _setting(0.0, "AdamW weight decay, multiplied by the learning rate")
     beta1: float = _setting(0.85, "Adam: decay rate of the mean gradient")
     beta2: float = _setting(0.99, "Adam: decay rate of the mean squared gradient")
     dropout: float = _setting(0.0, "dropout probability during training")
-    grad_clip: float = _setting(0.0, "clip the gradient norm to X; 0 disables clipping")
+    grad_clip: float = _setting(0.0, "clip the gradient norm to X, or 0 to disable clipping")
     eps_adam: float = _setting(1e-8, "Adam: small number that prevents division by zero")
     temperature: float = _setting(
         0.5, "sampling temperature: 0 is greedy, 1 samples from the model's own distribution"
@@ -116,21 +116,21 @@ class Config:
 
     @property
     def head_dim(self) -> int:
-        """Numbers in one head: n_embd / n_head."""
+        """The size of one head: n_embd / n_head."""
         return self.n_embd // self.n_head
 
     @property
     def docs_per_step(self) -> int:
-        """Documents, or windows, that a step learns from."""
+        """The number of documents or windows in a step."""
         return self.batch_size * self.gradient_accumulation_steps
 
 
-# vocab_size is no one's choice: the tokenizer has as many tokens as it has.
+# Users cannot choose vocab_size, because the tokenizer determines it.
 SETTINGS = tuple(f for f in fields(Config) if f.name != "vocab_size")
 
 
 def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -> float | str:
-    """The value as the field's type; an int will do for a float, a bool for neither."""
+    """Return the value as the field's type. A float may be given as an int, but not as a bool."""
     if choices:
         if not (isinstance(value, str) and value in choices):
             raise ConfigError(f"{name} must be {' or '.join(choices)}, not {reprlib.repr(value)}")
@@ -139,8 +139,10 @@ def check_type(name: str, value: Any, type_: object, choices: Collection[str]) -
 
 
 def require_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """The value as an int: also one of numpy's, or whatever else Python can index with, but no
-    bool. ConfigError where it is none, or not from `least` to `most`."""
+    """Return the value as an int. It may have any type that Python can index with, except bool.
+
+    Raises: ConfigError for another type, or a value that is not from `least` to `most`.
+    """
     try:
         if is_bool(value):
             raise TypeError
@@ -157,7 +159,7 @@ def require_int(name: str, value: Any, least: int | None = None, most: int | Non
 
 
 def require_float(name: str, value: Any) -> float:
-    """The value as a float: also one of numpy's, but no bool and no text."""
+    """Return the value as a float. It may be one of numpy. Raises ConfigError for bool and text."""
     try:
         if is_bool(value) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
             raise TypeError
@@ -169,7 +171,7 @@ def require_float(name: str, value: Any) -> float:
 
 
 def require_positive(name: str, value: Any) -> float:
-    """The value as a float above 0 that is finite."""
+    """Return the value as a float. Raises ConfigError unless it is above 0 and finite."""
     found = require_float(name, value)
     if not 0 < found < math.inf:
         raise ConfigError(f"{name} must be above 0 and finite, not {found}")
@@ -177,24 +179,24 @@ def require_positive(name: str, value: Any) -> float:
 
 
 def is_bool(value: object) -> bool:
-    """Whether this is a bool, Python's or numpy's, which is no number to us."""
+    """Return whether this is a bool of Python or numpy, which Kamon does not accept as a number."""
     return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
 
 
 def check_text(name: str, value: object) -> None:
-    """ConfigError where this is no text, however much it looks like a sequence of characters."""
+    """Raise ConfigError if the value is not a string, even if it is a sequence of characters."""
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be text, not {reprlib.repr(value)}")
 
 
 def make_config(settings: Mapping[str, Any]) -> Config:
-    """A Config of `settings` over the defaults; ConfigError for an unknown name."""
+    """Return a Config with these settings. Raises ConfigError for an unknown name."""
     check_names(settings)
     return Config(**settings)
 
 
 def check_names(settings: Mapping[str, Any], where: str = "") -> None:
-    """ConfigError for a name that is no setting's. where: such as " in kamon.toml"."""
+    """Raise ConfigError for an unknown name of a setting. where: such as " in kamon.toml"."""
     names = [f.name for f in SETTINGS]
     for name in settings:
         if name == "vocab_size":
@@ -207,8 +209,10 @@ def check_names(settings: Mapping[str, Any], where: str = "") -> None:
 
 
 def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings as a Config has them. ConfigError for an unknown name or another type;
-    whether they fit each other is not looked at."""
+    """Return the settings with the types of a Config. It does not check if they fit each other.
+
+    Raises: ConfigError for an unknown name or a wrong type.
+    """
     check_names(settings)
     return {
         f.name: check_type(f.name, settings[f.name], f.type, f.metadata["choices"])
@@ -218,8 +222,10 @@ def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(path: "str | Path") -> dict[str, Any]:
-    """The settings in a TOML file: their names and types are checked, and what a Config of them and
-    of others makes is not, since a flag may yet change one of two that must fit."""
+    """Return the settings in a TOML file, after a check of their names and types.
+
+    It does not check if they fit each other, because an option may change them later.
+    """
     import tomllib
 
     try:
@@ -249,7 +255,7 @@ def read_settings(path: "str | Path") -> dict[str, Any]:
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """The hint "did you mean …?" with the nearest known word, or one that lists all of them."""
+    """Return the hint "did you mean …?" with the nearest known word, or a list of all of them."""
     import difflib
 
     near = difflib.get_close_matches(word, known, n=1)
@@ -269,7 +275,7 @@ def listed(words: Collection[str]) -> str:
 
 def compile_regex(regex: str, name: str = "regex") -> re.Pattern[str]:
     try:
-        with warnings.catch_warnings():  # of what a later Python may read in another way
+        with warnings.catch_warnings():  # about syntax that a later Python may read differently
             warnings.simplefilter("ignore")
             return re.compile(regex)
     except (re.error, OverflowError, RecursionError) as error:

@@ -23,12 +23,12 @@ class KamonError(Exception):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it; None if the error has no hint."""
+        """What to do about it, or None."""
         return str(self).partition(HINT)[2] or None
 
 
 class ConfigError(KamonError, ValueError):
-    """An invalid setting, option or argument; the command line exits with 2."""
+    """An invalid setting, option or argument. The command line exits with code 2."""
 
 
 class CorpusError(KamonError):

@@ -36,14 +36,14 @@ from kamon.tokenizers.base import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model: `sample` new documents, `save` it.
+    """A trained model, which can `sample` documents and `save` itself.
 
-    Several threads may use one model at a time. A model can be copied and pickled. It is equal
-    only to itself.
+    Several threads may use one model at the same time. You can copy and pickle a model. It is
+    equal only to itself.
 
     Attributes:
-        metrics: step, loss (nats per token) and learning_rate of each step, and held_out_loss (the
-            validation loss) of some.
+        metrics: step, loss (nats per token) and learning_rate of each step. Some steps also have
+            held_out_loss, the validation loss.
         training: the data, the engine and the progress of the training.
     """
 
@@ -52,7 +52,7 @@ class Model:
     engine: Engine
     metrics: Metrics = field(repr=False)
     training: TrainingRecord
-    documents: bytes | Documents = field(repr=False)  # bytes as they are stored
+    documents: bytes | Documents = field(repr=False)  # bytes: in the form that is stored
     examples: bytes | None = field(default=None, repr=False)  # of fine-tuning, packed
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class Model:
 
     @cached_property
     def language_model(self) -> Engine | BlendedModel | GivenModel:
-        """What samples and scores: the engine, or its blend with the n-gram of the whole list.
+        """The engine or its blend with the n-gram of the whole list. It samples and scores.
 
         For a conditional model it is the mixture of all its classes.
         """
@@ -132,7 +132,7 @@ class Model:
         return self.language_model if given is None else self.conditional.under(given)
 
     def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel | GivenModel:
-        """Return the engine's blend with the n-gram of these documents, or only the engine."""
+        """Return the blend with the n-gram of these documents, or the engine if it has no blend."""
         if self.training.given:
             known = set(docs)
             return self.conditional_of([row for row in self.rows if row.text in known]).under()
@@ -144,7 +144,7 @@ class Model:
         return BlendedModel(self.engine, ngram, blend.weight)
 
     def without_blend(self) -> Model:
-        """Return the GPT only: a model that is not blended with an n-gram.
+        """Return this model without its n-gram.
 
         Raises: ConfigError for a conditional model, whose GPT does not begin with BOS.
         """
@@ -157,15 +157,13 @@ class Model:
 
     @property
     def writes_text(self) -> bool:
-        """Whether it was trained on a text, which has no end, and not on documents."""
+        """Whether the model was trained on a text, which has no end, and not on documents."""
         return self.config.mode == "text"
 
     def check_documents(self, what: str) -> None:
-        """Raise ConfigError for a model of a text. `what` needs documents, which have an end."""
+        """Raise ConfigError for a model of a text. what: the feature that needs a list."""
         if self.writes_text:
-            raise ConfigError(
-                f"{what}, and this model was trained on a text", "use a model of a list"
-            )
+            raise ConfigError(f"{what} needs a model of a list, and this one was trained on a text")
 
     @property
     def num_params(self) -> int:
@@ -182,17 +180,17 @@ class Model:
     ) -> list[str]:
         """Sample n documents. Sample i depends only on the seed, i and the model, not on n.
 
-        A document as long as block_size is one that the model did not end.
+        If a document has block_size tokens, the model did not end it.
 
         Args:
-            temperature: by default that of the Config. 0 takes the most likely token each time.
+            temperature: by default that of the Config. With 0 each token is the most likely one.
             seed: by default that of the Config.
             given: values of a conditional model, such as {"country": "fi", "sex": "f"} or
                 {"country": {"fi": 0.5, "jp": 0.5}} for a mix. By default, each sample is from a
                 class that is drawn as often as it is in the table.
             conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6 or
                 novel=True. For a model of a text: length in tokens (500). If too few documents
-                satisfy the conditions, there are fewer than n samples.
+                satisfy the conditions, you get fewer than n samples.
         """
         if warning := self.prompt_warning(conditions.get("prompt")):
             warnings.warn(". ".join(warning), stacklevel=2)
@@ -209,9 +207,9 @@ class Model:
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Any,
     ) -> SampleResult:
-        """Return the samples of `sample`, their numbers, and how many samples were tried.
+        """Return the samples of `sample`, their numbers, and how many samples Kamon tried.
 
-        should_stop: ends a search under conditions, see `kamon.generation.constraints.find`.
+        should_stop: can end a search for samples, see `kamon.generation.constraints.find`.
         """
         n = require_int("the number of samples", n, 0)
         chosen_settings: dict[str, Any] = {"temperature": temperature, "seed": seed}
@@ -235,14 +233,14 @@ class Model:
         return find(self.under(given), tokenizer, request, chosen, lambda: self.docs, should_stop)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model directory. StoreError if the path exists or cannot be written."""
+        """Write the model directory. Raises StoreError if the path exists or is not writable."""
         model_dir.save(
             path, to_checkpoint(self, self.engine.state()["params"]), overwrite=overwrite
         )
 
 
 def to_checkpoint(model: Model, params: array[float], state: State | None = None) -> Checkpoint:
-    """Return what is stored of a model. With `state`, its training can be resumed."""
+    """Return the checkpoint of a model. With `state`, its training can be resumed."""
     return Checkpoint(
         *(model.config, model.tokenizer, params, model.metrics, model.training, model.documents),
         state,
@@ -250,9 +248,11 @@ def to_checkpoint(model: Model, params: array[float], state: State | None = None
 
 
 def as_model(model: Model | str | Path, what: str = "the model", **how: Any) -> Model:
-    """Return a model, loaded if it is given as a directory. ConfigError for anything else.
+    """Return the model, or load it if it is given as a directory.
 
     how: the other arguments of `load`.
+
+    Raises: ConfigError for anything else.
     """
     if isinstance(model, str | PathLike):
         return load(model, **how)

@@ -1,8 +1,8 @@
-"""Pictures of what `introspection` and `compare` find: matplotlib Figures, as PNG or SVG.
+"""Plots of the results of `introspection` and `compare`: matplotlib Figures, as PNG or SVG.
 
-Nothing here opens a window, asks for a display or reads the user's matplotlibrc: the same numbers
-make the same bytes. Colours are Okabe and Ito's, which colour-blind people tell apart. Lines also
-differ in style and have their names beside them.
+Nothing here opens a window, needs a display or reads the user's matplotlibrc, so the same numbers
+give the same bytes. The colours are those of Okabe and Ito, which colour-blind people can
+distinguish. Lines also differ in style, and most have a label.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ try:
     from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise ConfigError(
-        "pictures need matplotlib",
+        "plots need matplotlib",
         'install it with pip install "kamon[plot]", or get the numbers with --json',
     ) from None
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg")
-DPI = 150  # of a PNG
+DPI = 150  # of PNG files
 BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#007A5A", "#666666", "#BBBBBB"
-# For characters that matplotlib's own font lacks, in this order, if they are installed.
+# Installed ones are used, in this order, for characters that DejaVu Sans lacks.
 FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Microsoft YaHei"),
     *("Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS"),
@@ -56,19 +56,19 @@ STYLE: dict[str, Any] = {
     "xtick.labelcolor": "#333333",
     "ytick.labelcolor": "#333333",
     "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "kamon",  # names inside an SVG are hashes: the same each time
-    "text.parse_math": False,  # a $ is a $
+    "svg.fonttype": "none",  # keeps text as text
+    "svg.hashsalt": "kamon",  # gives an SVG the same ids each time
+    "text.parse_math": False,  # shows a $ as it is
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Use our settings over matplotlib's defaults, and restore the user's afterwards."""
+    """Use matplotlib's defaults with our settings, and restore the user's settings at the end."""
     defaults = matplotlib.rcParamsDefault
     settings: dict[Any, Any] = {name: defaults[name] for name in defaults if "backend" not in name}
     family = {"font.family": [*fonts(), "sans-serif"], "font.sans-serif": ["DejaVu Sans"]}
-    log = logging.getLogger("matplotlib.font_manager")  # complains about weights that a font lacks
+    log = logging.getLogger("matplotlib.font_manager")  # warns about missing font weights
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -79,7 +79,7 @@ def style() -> Iterator[None]:
 
 
 def render(figure: Figure, format: str = "png") -> bytes:
-    """Return the figure as a file of one of FORMATS, the same bytes each time."""
+    """Return the figure as a file in one of FORMATS. The bytes are the same each time."""
     metadata = {"png": {"Software": None}, "svg": {"Date": None}}[format]
     file = io.BytesIO()
     with style():
@@ -91,26 +91,26 @@ def render(figure: Figure, format: str = "png") -> bytes:
 
 
 def fonts() -> list[str]:
-    """Return the names of the fonts for a character, in the order of preference."""
+    """Return the names of the fonts to use, the preferred one first."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in FONTS if name in installed)]
 
 
 def glyph_finder() -> Callable[[str], bool]:
-    """Return a function that says whether one of our fonts has a character."""
+    """Return a function that checks whether one of our fonts has a character."""
     loaded = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
     return lambda char: any(font.get_char_index(ord(char)) for font in loaded)
 
 
 def visible(char: str, has_glyph: Callable[[str], bool]) -> str:
-    """Return a character in visible form: ␣ for a space, ◌ before a mark, or its number.
+    """Return a character in visible form: ␣ for a space, ◌ before a mark, or its code point.
 
     >>> [visible(char, str.isascii) for char in "a \\n\\u0301é"]
     ['a', '␣', 'U+000A', 'U+0301', 'U+00E9']
     """
     if char == " ":
         return "␣"
-    is_selector = "\ufe00" <= char <= "\ufe0f"  # of the look of the character before it
+    is_selector = "\ufe00" <= char <= "\ufe0f"  # it changes how the previous character looks
     if is_selector or not char.isprintable() or not has_glyph(char):
         return f"U+{ord(char):04X}"
     return f"◌{char}" if unicodedata.category(char)[0] == "M" else char
@@ -125,7 +125,7 @@ def shown(piece: str, has_glyph: Callable[[str], bool]) -> str:
 
 @style()
 def draw_losses(losses: Losses) -> Figure:
-    """Draw the losses of a run by step, between those of no learning and of an n-gram."""
+    """Draw the losses of a run by step, and two levels to compare with: uniform and n-gram."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
@@ -136,10 +136,10 @@ def draw_losses(losses: Losses) -> Figure:
     axes.plot(*split(losses.smooth), color=BLUE, linewidth=1.8, label=label, zorder=3)
     if losses.validation_losses:
         style: dict[str, Any] = {"color": ORANGE, "markersize": 4, "zorder": 4, "clip_on": False}
-        axes.plot(*split(losses.validation_losses), "o--", label="held out, a part", **style)
+        axes.plot(*split(losses.validation_losses), "o--", label="validation, a part", **style)
     if losses.kept:
         step, loss = losses.kept
-        label = f"held out, all, by the model kept: {loss:.3f}"
+        label = f"validation, all, by the model kept: {loss:.3f}"
         if losses.gpt is not None:
             label += f" (GPT {losses.gpt:.3f})"
         axes.plot(step, loss, "D", color=ORANGE, markersize=7, zorder=5, clip_on=False, label=label)
@@ -147,7 +147,7 @@ def draw_losses(losses: Losses) -> Figure:
     if losses.ngram is not None:
         name = f"best n-gram, n = {losses.ngram_order}: {losses.ngram:.3f}"
         beaten = losses.kept is not None and losses.kept[1] < losses.ngram
-        level(axes, losses.ngram, name, below=not beaten)  # where the curve is not
+        level(axes, losses.ngram, name, below=not beaten)  # away from the curve
     shown = [y for points in (losses.smooth, losses.validation_losses) for _, y in points]
     shown += [losses.uniform, losses.ngram or losses.uniform]
     room = 0.08 * (max(shown) - min(shown)) or 0.1
@@ -156,7 +156,7 @@ def draw_losses(losses: Losses) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss, nats a token")
+    axes.set_ylabel("loss, nats per token")
     legend_above(axes)
     return figure
 
@@ -166,21 +166,21 @@ def split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def level(axes: Axes, y: float, name: str, *, below: bool = False) -> None:
-    """Draw a horizontal line with its name above it, or below."""
+    """Draw a horizontal line with its name above or below it."""
     axes.axhline(y, color=GREEN, linewidth=1, linestyle=":", zorder=2)
     style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "color": GREEN, "zorder": 6}
     annotate(axes, name, (1, y), (-2, -3 if below else 3), **style)
 
 
 def annotate(axes: Axes, text: str, point: Any, offset: tuple[int, int], **style: Any) -> None:
-    """Write a text beside a point; offset: to the right and up, in 1/72 inch."""
+    """Write a text beside a point. offset: right and up, in 1/72 inch."""
     style["ha"] = "left" if offset[0] > 0 else "right"
     style["va"] = "bottom" if offset[1] > 0 else "top"
     axes.annotate(text, point, xytext=offset, textcoords="offset points", **style)
 
 
 def margins(figure: Figure, wspace: float | None = None) -> None:
-    """Leave fixed room around the axes: measuring labels would take as long as drawing them."""
+    """Set fixed margins. Measuring the labels would take as long as drawing them."""
     width, height = figure.get_size_inches()
     left, right, edge = 0.75 / width, 1 - 0.3 / width, 0.55 / height
     figure.subplots_adjust(left, edge, right, 1 - edge, wspace)
@@ -207,10 +207,10 @@ def draw_embeddings(embeddings: Embeddings) -> Figure:
     title = f"tokens: wte, {len(names) + 1:,} of them"
     names.insert(embeddings.bos, "BOS")
     if len(named) < len(embeddings.chars):
-        title += f"; the {len(named)} most common are named"
+        title += f" (names: the {len(named)} most common)"
     plane(left, embeddings.tokens, names, title)
     size = len(embeddings.positions.points)
-    apart = -(-size // 32)  # more numbers would cover each other
+    apart = -(-size // 32)  # with more numbers, they would overlap
     numbers = [f"{i}" if i % apart == 0 else "" for i in range(size)]
     right.plot(*split(embeddings.positions.points), color=PALE, linewidth=0.8, zorder=1)
     plane(right, embeddings.positions, numbers, f"positions: wpe, 0 to {size - 1:,}")
@@ -218,13 +218,13 @@ def draw_embeddings(embeddings: Embeddings) -> Figure:
 
 
 def tallness(points: Sequence[tuple[float, float]]) -> float:
-    """Return the height of the box around the points as a part of its width, from ½ to 1."""
+    """Return height / width of the box around the points, limited to ½ … 1."""
     width, height = (max(numbers) - min(numbers) for numbers in split(points))
     return min(max(height / width, 0.5), 1.0) if width else 1.0
 
 
 def plane(axes: Axes, projection: Projection, names: Sequence[str], title: str) -> None:
-    """Draw names, BOS in another colour, and dots for points without a name."""
+    """Draw names (BOS in another colour), and dots for points without a name."""
     unnamed = [point for point, name in zip(projection.points, names, strict=True) if not name]
     axes.plot(*split(unnamed), color=PALE, marker=".", markersize=3, linestyle="none", zorder=1)
     axes.update_datalim(projection.points)
@@ -245,20 +245,20 @@ def plane(axes: Axes, projection: Projection, names: Sequence[str], title: str) 
 
 @style()
 def draw_attention(attention: Attention) -> Figure:
-    """Draw a square for each head, layer by layer, with a row for each character read.
+    """Draw a square for each head, layer by layer, with a row for each token read.
 
-    The colour shows the root of the share, so that a tenth is visible.
+    The colour shows the square root of the share, so that a share of a tenth is visible.
     """
     num_layers, num_heads = len(attention.weights), len(attention.weights[0])
     has_glyph = glyph_finder()
     names = ["BOS", *(shown(piece, has_glyph) for piece in attention.pieces)]
     size = len(names)
     turned = 90 if max(map(len, names[1:]), default=1) > 2 else 0
-    side = min(max(0.25 * size, 1.6), 13 / num_heads, 40 / num_layers)  # inches of a square
-    cell = 72 * side / size  # points
+    side = min(max(0.25 * size, 1.6), 13 / num_heads, 40 / num_layers)  # of a square, in inches
+    cell = 72 * side / size  # in points
     small = min(9.0, 0.8 * cell)
     longest = max(map(len, names))
-    below = longest * small / 100 + 0.45 if turned else 0.55  # inches for names and their title
+    below = longest * small / 100 + 0.45 if turned else 0.55  # room for names and title
     width = num_heads * (side + 0.2) + 2.0
     height = num_layers * (side + 0.35) + below
     figure = Figure(figsize=(width, height))
@@ -296,7 +296,7 @@ def draw_attention(attention: Attention) -> Figure:
 
 @style()
 def draw_lengths(lengths: Lengths) -> Figure:
-    """Draw the shares of the list as bars, and those of the samples as a line of steps."""
+    """Draw the lengths in the list as bars, and those of the samples as a step line."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
     margins(figure)
@@ -314,9 +314,9 @@ def draw_lengths(lengths: Lengths) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name = "length, characters"
     if lengths.width > 1:
-        name += f"; {lengths.width:,} lengths in one"
+        name += f" ({lengths.width:,} lengths per bar)"
     if lengths.longest >= lengths.first[-1] + lengths.width:
-        name += f", in the last all up to {lengths.longest:,}"
+        name += f", last bar up to {lengths.longest:,}"
     axes.set_xlabel(name)
     axes.set_ylabel("share of all")
     legend_above(axes)
@@ -328,9 +328,10 @@ def draw_lengths(lengths: Lengths) -> Figure:
 
 @style()
 def draw_frontier(comparison: Comparison, *, by_wins: bool) -> Figure:
-    """Draw what fine-tuned models reach at their KL to the base, with 95% intervals.
+    """Draw the rewards or win rates of fine-tuned models by their KL, with 95% intervals.
 
-    A line connects those that no other dominates. Models at an infinite KL are left out.
+    A line connects the models that no other model dominates. Models with an infinite KL are left
+    out.
     """
     figure = Figure(figsize=(8, 4.5))
     axes = figure.subplots()
@@ -340,7 +341,7 @@ def draw_frontier(comparison: Comparison, *, by_wins: bool) -> Figure:
     points = [(model.kl, y) for model, (y, _, _) in shown]
     best = sorted(mark for mark, free in zip(points, pareto_front(points), strict=True) if free)
     line: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
-    axes.plot(*split(best), label="none is as good at less KL", **line)
+    axes.plot(*split(best), label="best at their KL", **line)
     label = f"{comparison.n:,} samples of each, 95% intervals"
     style: dict[str, Any] = {"markersize": 6, "elinewidth": 1, "zorder": 3}
     for i, (model, (y, low, high)) in enumerate(shown):
@@ -352,14 +353,14 @@ def draw_frontier(comparison: Comparison, *, by_wins: bool) -> Figure:
     name_points(axes, points, [model.name for model, _ in shown])
     if by_wins:
         axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.set_xlabel("KL to the base, nats a document")
+    axes.set_xlabel("KL to the base, nats per document")
     axes.set_ylabel("win rate over the base" if by_wins else "mean reward")
     legend_above(axes)
     return figure
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Write each name at the corner of its point where it covers the fewest names and points."""
+    """Write each name at the corner of its point that covers the fewest names and points."""
     axes.autoscale_view()
     has_glyph = glyph_finder()
     figure = axes.get_figure(root=True)
@@ -369,7 +370,7 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]  # left, low, right, high, in 1/72"
     for (x, y), point, name in zip(places, points, names, strict=True):
         text = shown(name, has_glyph)
-        width, height = 6.5 * len(text), 12.0  # about
+        width, height = 6.5 * len(text), 12.0  # estimated
         boxes: list[Any] = []
         for right, above in ((True, True), (False, True), (True, False), (False, False)):
             left = x + 7 if right else x - 7 - width

@@ -258,9 +258,9 @@ def test_lines_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_no_pair_and_no_reward(folder: Path) -> None:
     for ask, error, message in (
-        (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 is not a kamon"),
-        (lambda: reward_model(folder / "m", [1]), CorpusError, "^pair 1 is not a kamon"),
-        (lambda: reward_model(folder / "m", ["common"]), CorpusError, "^pair 1 is not a kamon"),
+        (lambda: dpo(folder / "m", [PAIRS[0], ("a", "b")]), CorpusError, "^pair 2 must be a Pref"),
+        (lambda: reward_model(folder / "m", [1]), CorpusError, "^pair 1 must be a Pref"),
+        (lambda: reward_model(folder / "m", ["common"]), CorpusError, "^pair 1 must be a Pref"),
         (
             lambda: ppo.ppo(folder / "m", lambda _: None),
             ConfigError,

@@ -165,13 +165,13 @@ def test_samples_without_an_end_are_counted(model: Path, kamon: Kamon) -> None:
 
 def test_inspect(model: Path, kamon: Kamon) -> None:
     done = kamon("inspect", model)
-    for text in (
-        "all checksums verified",
-        "n_embd                       4",
-        "layer0.mlp_fc2",
-        "(4, 16)",
-    ):
-        assert text in done.out
+    assert "Files            all checksums verified\n" in done.out
+    assert done.err == "hint: `--verbose` also shows the settings and the parameters\n"
+    details = kamon("inspect", model, "-v").out
+    assert details.startswith(done.out)
+    for text in ("n_embd                       4", "layer0.mlp_fc2", "(4, 16)"):
+        assert text in details
+        assert text not in done.out
     found = kamon("inspect", model, "--json").json
     stored = model_dir.load(model)
     assert (
@@ -205,7 +205,7 @@ def test_bench(kamon: Kamon) -> None:
     assert found["machine"]["cores"] >= 1
     figures = {figure["what"]: figure for figure in found["figures"]}
     assert all(figure["value"] > 0 for figure in found["figures"])
-    assert figures["the original's job, scalar float64"]["unit"] == "µs a step"
+    assert figures["the original's job, scalar float64"]["unit"] == "µs per step"
     if found["machine"]["instructions"]:
         assert figures["the original's job, native float32"]["ratio"] > 1000
         shares = [f["share_of_peak"] for f in found["figures"] if "share_of_peak" in f]
@@ -604,7 +604,7 @@ def test_the_keyboard_is_waited_for_aloud(tmp_path: Path) -> None:
             os.write(leader, b"ab\n\x04")
         _, err = running.communicate(timeout=20)
         os.close(follower)
-        said = "reading lines from the keyboard; Ctrl-D ends\n" * keyboard
+        said = "reading lines from the keyboard: end them with Ctrl-D\n" * keyboard
         assert err.startswith(
             f"{said}bits/char   logprob percentile  char   text\n"
             "warning: percentiles are among 2 entries of the list"

@@ -23,11 +23,11 @@ def test_a_blend_from_scratch(tmp_path: Path, kamon: Kamon) -> None:
     assert losses
     shown = kamon("inspect", tmp_path / "m").out
     n = f"{blend.order}-gram"
-    assert f"blend: {blend.weight:.3f} GPT + {1 - blend.weight:.3f} {n}\n" in shown
+    assert f"Blend            {blend.weight:.3f} GPT + {1 - blend.weight:.3f} {n}\n" in shown
     parts = f"(GPT {losses.gpt_loss:.3f}, {n} {losses.ngram_loss:.3f})"
-    assert f"validation loss {losses.loss:.3f} nats per token {parts}\n" in shown
-    assert "started from" not in shown
-    assert "cross-validation" not in shown
+    assert f"Validation loss  {losses.loss:.3f} nats per token {parts}\n" in shown
+    assert "Start " not in shown
+    assert "-fold" not in shown
 
 
 def test_the_base_and_cross_validation(tmp_path: Path, kamon: Kamon) -> None:
@@ -35,9 +35,10 @@ def test_the_base_and_cross_validation(tmp_path: Path, kamon: Kamon) -> None:
     losses = model.training.cross_validation
     assert losses
     shown = kamon("inspect", tmp_path / "m").out
-    assert "started from the pretrained base\n" in shown
-    assert f"5-fold cross-validation loss {losses.loss:.3f} nats per token (GPT " in shown
-    assert "\nvalidation loss" not in shown
+    assert "Start            the pretrained base\n" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("Validation loss"))
+    assert line.startswith(f"Validation loss  {losses.loss:.3f} nats per token (GPT ")
+    assert line.endswith(", 5-fold")
     training = kamon("inspect", tmp_path / "m", "--json").json["training"]
     assert training["init_from"] == "base"
     assert training["blend"] == dict(model.training.blend or {})
@@ -50,10 +51,10 @@ def test_only_a_gpt(hold_out: bool, tmp_path: Path, kamon: Kamon) -> None:
     settings = SHAPE | {"hold_out": hold_out, "blend": False, "init_from": tmp_path / "m"}
     model = train(DOCS, num_steps=2, output=tmp_path / "n", **settings)
     shown = kamon("inspect", tmp_path / "n").out
-    assert f"started from {tmp_path / 'm'}\n" in shown
-    assert "blend" not in shown
+    assert f"Start            {tmp_path / 'm'}\n" in shown
+    assert "Blend" not in shown
     losses = model.training.held_out
     assert bool(losses) == hold_out
-    line = f"validation loss {losses.loss:.3f} nats per token\n" if losses else ""
+    line = f"Validation loss  {losses.loss:.3f} nats per token\n" if losses else ""
     assert line in shown
-    assert ("validation loss" in shown) == hold_out
+    assert ("Validation loss" in shown) == hold_out

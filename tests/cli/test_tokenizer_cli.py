@@ -393,7 +393,8 @@ def test_inspect_names_the_merges(model: Model, kamon: Kamon) -> None:
     assert done["merges"] == [list(pair) for pair in model.tokenizer.merges]
     assert done["specials"] == ["<|bos|>"]
     assert (
-        f"256 bytes, {len(model.tokenizer.merges)} merges and <|bos|>" in kamon("inspect", "m").out
+        f"256 bytes, {len(model.tokenizer.merges)} merges and <|bos|>"
+        in kamon("inspect", "m", "-v").out
     )
 
 

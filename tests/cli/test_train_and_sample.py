@@ -14,6 +14,7 @@ from kamon import train
 from kamon.cli.train import preview
 from kamon.native import library
 from kamon.storage import model_dir
+from kamon.training import presets
 from kamon.training.setup import TrainingSetup
 
 Kamon = Callable[..., Result]
@@ -31,7 +32,7 @@ def written(path: Path, num_docs: int = len(DOCS)) -> Path:
     ("num_docs", "flags", "picked"),
     [
         (140, [], r"--from base --num-steps \d+"),
-        (140, ["--budget=100ms"], r"--from base --num-steps \d+"),
+        (140, ["--budget=10s"], r"--from base --num-steps \d+"),
         (60, [], "--from base"),  # cross-validation picks the rest again
         (140, ["--from=base", "--no-blend"], r"--num-steps \d+"),
         (140, ["--from=scratch", "--num-steps=9"], "--size tiny"),
@@ -40,6 +41,21 @@ def written(path: Path, num_docs: int = len(DOCS)) -> Path:
     ],
 )
 def test_the_options_that_are_picked_make_the_same_model(
+    num_docs: int, flags: list[str], picked: str, tmp_path: Path, kamon: Kamon
+) -> None:
+    check_picked(num_docs, flags, picked, tmp_path, kamon)
+
+
+def test_so_do_those_of_a_long_list_with_a_budget(
+    tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "MIN_LONG_DOCS", 100)
+    monkeypatch.setattr(presets, "MIN_LONG_EPOCHS", 0)
+    picked = r"--from base --num-steps \d+ --dropout 0.05 --learning-rate 0.0007"
+    check_picked(140, ["--budget=10s"], picked, tmp_path, kamon)
+
+
+def check_picked(
     num_docs: int, flags: list[str], picked: str, tmp_path: Path, kamon: Kamon
 ) -> None:
     argv = ["train", written(tmp_path / "x.txt", num_docs), "--threads=1"]
@@ -177,7 +193,7 @@ def test_quiet_and_verbose(tmp_path: Path, kamon: Kamon) -> None:
     assert [line.split()[0] for line in lines] == ["warning:", "hint:"]
     assert set(lines) < set(usual.err.splitlines())
     assert "Settings" not in usual.err
-    assert "Settings    --size tiny" in kamon(*argv, "--verbose").err
+    assert "Settings         --size tiny" in kamon(*argv, "--verbose").err
     both = kamon(*argv, "-q", "-v")
     assert (both.code, both.err.splitlines()[0]) == (
         2,

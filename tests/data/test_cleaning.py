@@ -92,7 +92,7 @@ def test_the_report_counts_documents_and_shows_three() -> None:
     assert (found.action, found.count, len(found.examples)) == ("changed", 5, 3)
     assert found.examples[0] == ("<i>0</i> &amp;lt;", "0 <")
     found = step("repetitions", "a", "b", "a", "c", "a")
-    assert found == Step("repetitions", "dropped", 2, [("a", "there already")] * 2)
+    assert found == Step("repetitions", "dropped", 2, [("a", "duplicate")] * 2)
     assert step("blank", "a", " ", "<p>", "\u200b").count == 3
 
 
@@ -272,8 +272,8 @@ def test_near_is_not_quadratic() -> None:
         ),
         ({"keep_regex": "("}, "keep_regex '\\(' is not a valid regular expression"),
         ({"drop_regex": "a{99999999999}"}, "drop_regex .* is not a valid regular expression"),
-        ({"scripts": ("latn1",)}, "no Unicode script 'latn1'\nhint: did you mean 'Latin'"),
-        ({"scripts": ("Greek}|.",)}, "no Unicode script 'Greek}|.'"),
+        ({"scripts": ("latn1",)}, "unknown Unicode script 'latn1'\nhint: did you mean 'Latin'"),
+        ({"scripts": ("Greek}|.",)}, "unknown Unicode script 'Greek}|.'"),
         ({"scripts": "Latin"}, "scripts must be a tuple of strings"),
         ({"drop_words": "spam"}, "drop_words must be a tuple of strings"),
     ],
@@ -320,9 +320,9 @@ def test_documents_on_stdout_and_the_report_on_stderr(tmp_path: Path, kamon: Kam
     done = kamon("clean", path, "--max-len", 5, "--drop-regex", "^x")
     assert (done.code, done.out) == (0, "Anna\nBob\n")
     assert f"{path}: 4 entries" in done.err
-    assert 'html        changed 1 entry, such as "<b>Anna</b>" → "Anna"\n' in done.err
+    assert 'html             changed 1 entry, such as "<b>Anna</b>" → "Anna"\n' in done.err
     assert r'"x\u200by\x1b[1m" → "xy[1m"' in done.err
-    assert 'duplicates  dropped 1 entry, such as "Bob"\n' in done.err
+    assert 'duplicates       dropped 1 entry, such as "Bob"\n' in done.err
     assert "normal form" not in done.err
     assert done.err.endswith("Kept 2 of 4 entries\n")
 

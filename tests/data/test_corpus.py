@@ -164,6 +164,12 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         corpus.read("brand.txt")
     with pytest.raises(CorpusError, match=r"no file nmaes\nhint: did you mean 'names'"):
         corpus.read("nmaes")
+    Path("models", "generation-000001").mkdir(parents=True)
+    Path("lists").mkdir()
+    with pytest.raises(CorpusError, match=r"no file model\nhint: check the name"):
+        corpus.read("model")
+    with pytest.raises(CorpusError, match=r"no file list\nhint: did you mean 'lists'"):
+        corpus.read("list")
     with pytest.raises(CorpusError, match="is a directory"):
         corpus.read(tmp_path)
     with pytest.raises(CorpusError, match=r"cannot read brands\.txt/x: Not a directory"):

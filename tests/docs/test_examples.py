@@ -95,9 +95,9 @@ def test_names_of_countries() -> None:
     ("password", "answer"),
     [
         ("dragon", r"this is one of the 30,000 most common ones"),
-        ("qwzx7kd0vptrjm5", r"15 characters, (\d{2,3}) bits\nodder than (9\d|100)%"),
-        ("sunshine12345", r"13 characters, (\d{2}) bits\nodder than \d+%"),
-        ("pässwörd", "no leaked one has"),
+        ("qwzx7kd0vptrjm5", r"15 characters, (\d{2,3}) bits\nmore unusual than (9\d|100)%"),
+        ("sunshine12345", r"13 characters, (\d{2}) bits\nmore unusual than \d+%"),
+        ("pässwörd", "no leaked password has"),
         ("", ""),
     ],
 )

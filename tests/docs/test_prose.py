@@ -1,4 +1,4 @@
-"""The check of the language finds stilted phrases in all that users read, and nothing in code."""
+"""The check of the language finds stilted phrases and long sentences, and reads no code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import check_prose
 
 STILTED = "What needs more memory than there is, is refused."
 PLAIN = "Kamon refuses to start a run that would not fit in memory."
+LIMITS = check_prose.Measures(0.0, 15, 30)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,43 @@ def test_plain_sentences_are_fine(sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        (
+            "# A heading is no sentence here\n\nOne two three\nfour. Five six, seven; eight!\n",
+            [4, 4],
+        ),
+        ("- A first point of a list\n- and the second one\n\n1. with a number or so", [6, 4, 5]),
+        ("| cells are short | but this one is not |\n|---|---|\n", [5]),
+        ("A link to [a page](the/path.md) counts (as 9 words.) And the next one.", [9, 4]),
+    ],
+)
+def test_sentences_are_measured(text: str, lengths: list[int]) -> None:
+    assert [check_prose.length(each) for each in check_prose.sentences(text)] == lengths
+
+
+@pytest.mark.parametrize("words", [30, 31])
+def test_a_long_sentence_fails(words: int, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("word " * words + ".\n\n" + "Five words are too short. " * 9)
+    assert check_prose.check(tmp_path, ["*.md"], LIMITS) is (words == 30)
+
+
+@pytest.mark.parametrize("words", [15, 16])
+def test_long_sentences_on_average_fail(words: int, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("\n\n".join(["word " * words] * 3))
+    assert check_prose.check(tmp_path, ["*.md"], LIMITS) is (words == 15)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_one_bad_page_among_good_ones(each: bool, tmp_path: Path) -> None:
+    (tmp_path / "bad.md").write_text(STILTED)
+    for number in range(9):
+        (tmp_path / f"{number}.md").write_text(PLAIN)
+    limits = LIMITS._replace(phrases=10.0)
+    assert check_prose.check(tmp_path, ["*.md"], limits, each=each) is not each
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("page.md", "# Title\n\n{}\n\n```sh\nkamon; behind\n```\n`a; b`\n"),
@@ -53,13 +91,13 @@ def test_every_kind_of_file_is_read(name: str, text: str, tmp_path: Path) -> Non
     plain = text.replace("{{", "{").replace("}}", "}")
     for sentence, limit_holds in ((PLAIN, True), (STILTED, False)):
         path.write_text(plain.replace("{}", sentence))
-        assert check_prose.check(tmp_path, [name], 0.0, "planted") is limit_holds
+        assert check_prose.check(tmp_path, [name], LIMITS) is limit_holds
 
 
 def test_the_worst_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.md").write_text(PLAIN)
     (tmp_path / "bad.md").write_text(STILTED)
-    assert not check_prose.check(tmp_path, ["*.md"], 1.0, "pages")
+    assert not check_prose.check(tmp_path, ["*.md"], LIMITS)
     shown = capsys.readouterr().out
     assert shown.index("bad.md") < shown.index("good.md")
 

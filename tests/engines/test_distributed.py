@@ -393,7 +393,7 @@ def test_torchrun_starts_again_what_was_killed(names: Path, tmp_path: Path) -> N
 
     whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
     out, _ = start(whole, 500).communicate(timeout=120)
-    assert "trained 500 steps" in out
+    assert "Trained 500 steps" in out
     process = start(killed, 500)
     wait_for(killed, process)
     os.kill(workers(process)[-1], signal.SIGKILL)

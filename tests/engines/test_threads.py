@@ -189,7 +189,7 @@ def test_should_stop_cannot_use_the_engine_and_waits_for_nobody() -> None:
     plan = StepPlan(docs, len(docs), array("q", range(len(docs))), array("d", [0.0]))
     few = docs.select(range(5))
     expected = engine.logprobs(few)
-    with pytest.raises(RuntimeError, match="the engine is at work"):
+    with pytest.raises(RuntimeError, match="the engine is busy"):
         train(engine, plan, lambda: bool(engine.logprobs(few)))
     assert engine.logprobs(few) == expected
 
@@ -399,7 +399,7 @@ def test_every_engine_refuses_the_same_numbers(engine: Engine) -> None:
     before = engine.state()
     ones = array("q", [0, 1])
     for index in (-1, 2, 2**40):
-        with pytest.raises(ValueError, match="an index is none"):
+        with pytest.raises(ValueError, match="an index is not"):
             train(engine, StepPlan(GOOD, 2, array("q", [0, index]), array("d", [0.1])))
     for plan in (
         lambda: StepPlan(GOOD, 2, array("i", [0, 1]), array("d", [0.1])),
@@ -472,7 +472,7 @@ def test_engines_that_cannot_be() -> None:
     config = Config(n_embd=4, n_head=2, block_size=4, vocab_size=5)
     size = num_params(config)
     for num, threads in ((size - 1, 1), (2**64 + size, 1), (size, -1), (size, 2**32 + 1)):
-        with pytest.raises(ValueError, match="no model of these sizes"):
+        with pytest.raises(ValueError, match="a model of these sizes is not possible"):
             NativeEngine(config, num, "float32", threads)
     wide = Config(n_embd=2**20, n_head=1, block_size=2**20, vocab_size=5)
     with pytest.raises(MemoryError):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import TINY_FLAGS, Result
-from kamon.cli.output import spark
+from kamon.cli.output import loss_curve
 from kamon.evaluation.curves import (
     BLOCKS,
     SPARK_WIDTH,
@@ -22,6 +22,7 @@ from kamon.evaluation.curves import (
     smoothing,
     spark_line,
 )
+from kamon.storage import model_dir
 
 Kamon = Callable[..., Result]
 NUMBERS = st.lists(st.floats(-1e6, 1e6), max_size=80)
@@ -99,22 +100,23 @@ def test_a_spark_line_is_smooth_and_falls_with_the_losses() -> None:
     assert set(heights) == set(range(8))
 
 
-def test_a_spark_line_in_the_terminal(names: Path, tmp_path: Path, kamon: Kamon) -> None:
+def test_a_loss_curve_in_the_terminal(names: Path, tmp_path: Path, kamon: Kamon) -> None:
     done = kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS, "--num-steps=200")
-    line = next(line for line in done.err.splitlines() if line.startswith("loss by step "))
-    assert len(line) == len("loss by step ") + SPARK_WIDTH <= 80
-    assert kamon("inspect", tmp_path / "m").out.splitlines()[-1] == line
-    assert "loss by step" not in kamon("inspect", tmp_path / "m", "--json").out
+    line = next(line for line in done.err.splitlines() if line.startswith("Loss curve"))
+    assert len(line) <= 80
+    first, blocks, last = line.split()[2:]
+    losses = model_dir.load(tmp_path / "m").metrics.losses
+    assert (first, last) == (f"{losses[0]:.3f}", f"{sum(losses[-100:]) / 100:.3f}")
+    assert len(blocks) == SPARK_WIDTH
+    assert f"{first} {blocks} {last}" in kamon("inspect", tmp_path / "m").out
     done = kamon("train", names, "-o", tmp_path / "one", *TINY_FLAGS, "--num-steps=1")
-    assert "loss by step" not in done.err
+    assert "Loss curve" not in done.err
 
 
 @pytest.mark.parametrize(
-    ("encoding", "shown"), [("utf-8", True), ("ascii", False), ("cp1252", False)]
+    ("encoding", "shown"),
+    [("utf-8", "3.000 █▁ 2.500"), ("ascii", "3.000 to 2.500"), ("cp1252", "3.000 to 2.500")],
 )
-def test_a_terminal_that_has_no_blocks(encoding: str, shown: bool) -> None:
-    file = io.BytesIO()
-    stream = io.TextIOWrapper(file, encoding=encoding, errors="backslashreplace")
-    spark([3.0, 2.0], stream)
-    stream.flush()
-    assert bool(file.getvalue()) is shown
+def test_a_terminal_that_has_no_blocks(encoding: str, shown: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    assert loss_curve([3.0, 2.0], stream) == shown

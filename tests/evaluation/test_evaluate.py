@@ -1,4 +1,4 @@
-"""How good a model is: each figure by hand or another way; the verb's table, JSON and sentences."""
+"""Evaluation: each figure by hand or in another way, and the output of `kamon eval`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COUNTS = st.dictionaries(st.integers(0, 9), st.integers(1, 9), min_size=1).map(C
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """It holds documents of 4 characters: those of 5 are cut. Both parts of its blend count."""
+    """A model that cuts documents of 5 characters to 4. Its blend uses both parts."""
     trained = train(DOCS, **SETTINGS)
     return replace(trained, training=trained.training | {"blend": {"weight": 0.4, "order": 3}})
 
@@ -139,7 +139,7 @@ def test_choose() -> None:
     assert select_test_set(iter(docs), ["anna"], CharTokenizer("abno").unknown) == EvaluationSet(
         ["bo", "ob"], 1, 2, "läö"
     )
-    with pytest.raises(CorpusError, match="it learned them all"):
+    with pytest.raises(CorpusError, match="it has learned all of them"):
         select_test_set(["anna", "anna"], ["anna"], CharTokenizer("an").unknown)
     with pytest.raises(CorpusError, match=r"have characters it does not know \('ö'\)"):
         select_test_set(["anna", "nö"], ["anna"], CharTokenizer("an").unknown)
@@ -148,7 +148,7 @@ def test_choose() -> None:
 
 
 class Halves:
-    """An engine to which every target has half of the odds, or as much as is said."""
+    """An engine that gives every target a probability of ½, or another given one."""
 
     def __init__(self, logprob: float = -math.log(2)) -> None:
         self.logprob = logprob
@@ -158,7 +158,7 @@ class Halves:
 
 
 def named(engine: object, block_size: int) -> Any:
-    """All of a model that `held_out_metrics` needs."""
+    """Return a model with only the parts that `held_out_metrics` needs."""
     return SimpleNamespace(
         config=Config(block_size=block_size, vocab_size=4),
         tokenizer=CharTokenizer("abc"),
@@ -167,7 +167,7 @@ def named(engine: object, block_size: int) -> Any:
 
 
 def test_guess_by_hand() -> None:
-    """Targets are a and its end, and abc without one: 5 bits of the model, 10 uniform."""
+    """The 5 targets are "a" and its end, and "abc" without one. The uniform loss is 10 bits."""
     found = held_out_metrics(
         named(Halves(), 3), EvaluationSet(["a", "abcabc"], 7, 8, "xy"), ["ab", "ca"]
     )
@@ -183,7 +183,7 @@ def test_guess_by_hand() -> None:
 
 @pytest.mark.parametrize(("size", "num_cut", "num_tokens"), [(4, 0, 4), (3, 1, 3), (2, 1, 2)])
 def test_a_document_is_cut_as_in_training(size: int, num_cut: int, num_tokens: int) -> None:
-    """block_size holds a document of one character fewer, with its end."""
+    """A document of block_size − 1 characters fits with its end."""
     found = held_out_metrics(named(Halves(), size), EvaluationSet(["abc"], 0, 0, ""), ["ab", "ca"])
     assert (found.num_cut, found.num_tokens, found.num_chars) == (num_cut, num_tokens, min(3, size))
 
@@ -209,7 +209,7 @@ def test_a_model_and_its_baselines(model: Model) -> None:
     assert (found.num_learned, found.num_unknown, found.unknown_chars) == (0, 0, "")
     vocab_size, learned = model.config.vocab_size, pack_sequences(map(encode, LEARNED))
     assert (found.weight, found.ngram_order) == (0.4, 3)
-    # The n-gram of the saved model has counted what is held out, and would be better than this one.
+    # The n-gram of the saved model also counts the validation set, and would be better here.
     gpt = list(map(math.exp, model.engine.logprobs(held_out)))
     ngram = list(map(math.exp, train_ngram(learned, vocab_size, 3).logprobs(held_out)))
     mixed = [0.4 * p + 0.6 * q for p, q in zip(gpt, ngram, strict=True)]
@@ -247,7 +247,7 @@ def test_a_model_without_a_blend() -> None:
 
 
 def test_other_documents(model: Model, tmp_path: Path) -> None:
-    """A list, a generator, a file and a Corpus; those held out may be among them."""
+    """They are a list, a generator, a file or a Corpus, and may include the validation set."""
     docs = [LEARNED[0], HELD_OUT[0], "arno", "arno", "xaver"]
     path = tmp_path / "docs.txt"
     path.write_text("\n".join(docs))
@@ -264,7 +264,7 @@ def test_other_documents(model: Model, tmp_path: Path) -> None:
 
 
 def test_a_model_that_learned_everything() -> None:
-    """What would be held out was learned, and is no test."""
+    """It has also learned the documents that are usually in the validation set."""
     model = train(DOCS, hold_out=False, **SETTINGS)
     with pytest.raises(CorpusError, match="no validation set: it was trained on its whole list"):
         evaluate(model)
@@ -293,7 +293,7 @@ def test_samples_by_hand() -> None:
     assert found.bigram_divergence == jensen_shannon(own, bigrams(["ab", "bb", "ba"]))
     assert found.chance_length_distance == 0  # all have the same length
     assert 0 <= found.chance_bigram_divergence < 1
-    assert [similar.text for similar in found.similar] == ["bab"]  # not what has no end
+    assert [similar.text for similar in found.similar] == ["bab"]  # only finished samples
     assert (found.similar[0].document, found.similar[0].ratio) == ("ab", 0.8)
     (nothing,) = sample_metrics(
         ["xyz"], [True], ["ab", "bb"], ["ba"], temperature=1, seed=0
@@ -329,11 +329,11 @@ def test_samples_that_cannot_be(model: Model, settings: dict[str, Any]) -> None:
         evaluate(model, **settings)
 
 
-# ---- the verb
+# ---- the command
 
 
 def test_json_of_eval(model: Model, folder: Path, kamon: Kamon) -> None:
-    """The defaults of the verb are those of the function."""
+    """The command has the same defaults as the function."""
     found = kamon("eval", folder, "--json").json
     assert found == {"directory": str(folder), "corpus": None, **asdict(evaluate(model))}
     argv = ["-n", 30, "--temperature", 0, "--seed", 0]
@@ -408,7 +408,7 @@ def test_a_file_and_what_is_left_out_of_it(folder: Path, tmp_path: Path, kamon: 
     path.write_text("id,name\n" + "".join(f"1,{doc}\n" for doc in docs))
     done = kamon("eval", folder, path, "--column", "name", "--json")
     assert done.err.splitlines() == [
-        f"Data        {path}: 6 entries, 1 duplicate",
+        f"Data             {path}: 6 entries, 1 duplicate",
         "Left out 2 entries of the training set",
         "warning: left out 1 entry: the model does not know characters 'Xv'",
         "warning: 1 entry longer than 5 characters: their ends are not measured, as in training",
@@ -446,7 +446,7 @@ def test_a_perplexity_beyond_floats_is_shown(capsys: pytest.CaptureFixture[str])
             2,
             "--column, --format and --no-header need a FILE, and there is none",
         ),
-        (["--order=4"], 2, "there is no flag --order"),
+        (["--order=4"], 2, "unknown option --order"),
         (["none.txt"], 1, "no file none.txt"),
     ],
 )
@@ -462,7 +462,7 @@ def test_eval_asked_wrongly(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (f"{LEARNED[0]}\n{LEARNED[1]}\n", "it learned them all"),
+        (f"{LEARNED[0]}\n{LEARNED[1]}\n", "it has learned all of them"),
         (f"{LEARNED[0]}\nXY\n", "characters it does not know ('XY')"),
         ("", "is empty"),
     ],
@@ -479,7 +479,7 @@ def test_no_document_to_test_on(
 
 
 def test_eval_of_a_model_that_learned_everything(tmp_path: Path, kamon: Kamon) -> None:
-    train(DOCS[:9], **SETTINGS).save(tmp_path / "m")  # too few to hold some out
+    train(DOCS[:9], **SETTINGS).save(tmp_path / "m")  # too few for a validation set
     done = kamon("eval", tmp_path / "m")
     assert (done.code, done.out) == (1, "")
     assert done.err == (

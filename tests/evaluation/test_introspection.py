@@ -1,4 +1,4 @@
-"""What is drawn, as numbers: each computed another way here."""
+"""The numbers of the plots, each computed here in another way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def model() -> Model:
 
 
 def expected_weights(model: Model, text: str) -> Any:
-    """Of all positions at once, with a mask, as matrices: (n_layer, n_head, T, T)."""
+    """Return the weights (n_layer, n_head, T, T), computed at once with matrices and a mask."""
     c = model.config
     p = {name: numpy.array(rows) for name, rows in parameters(model).items()}
 
@@ -77,7 +77,7 @@ def expected_weights(model: Model, text: str) -> Any:
 
 @pytest.mark.parametrize("text", ["", "n", "lanna", "bilos"])
 def test_attention_weights(model: Model, text: str) -> None:
-    """Every head differs from the others, so that none can stand in another's place."""
+    """All heads differ, so the test would notice exchanged heads."""
     found = numpy.array(attention_weights(model, text))
     size = len(text) + 1
     assert found.shape == (2, 3, size, size)
@@ -90,7 +90,7 @@ def test_attention_weights(model: Model, text: str) -> None:
 
 
 def test_attention_is_the_same_by_every_engine(model: Model, tmp_path: Path) -> None:
-    """The parameters are what counts, so that a float64 engine gives exactly what scalar gives."""
+    """Attention depends only on the parameters, so float64 engines give exactly the same."""
     if library.why_not():
         pytest.skip(library.why_not())
     model.save(tmp_path / "m")
@@ -131,7 +131,7 @@ def test_a_text_that_cannot_be(model: Model) -> None:
 
 
 def expected_plane(rows: Any) -> tuple[Any, Any]:
-    """By singular values, each axis turned so that its largest number is positive."""
+    """Return the plane by singular values, with axes whose largest number is positive."""
     centred = rows - rows.mean(axis=0)
     _, values, axes = numpy.linalg.svd(centred, full_matrices=False)
     axes = numpy.vstack([axes, numpy.zeros((2, rows.shape[1]))])[:2]
@@ -181,7 +181,7 @@ def test_embeddings(model: Model) -> None:
 
 
 def test_the_most_common_of_many_characters_are_named() -> None:
-    """Character i occurs in all documents up to the i-th: the first ones most often."""
+    """The first list has the first characters most often, the second list the last ones."""
     chars = [chr(0x4E00 + i) for i in range(150)]
     found = embeddings(train(["".join(chars[: i + 1]) for i in range(150)], num_steps=1))
     assert len(found.tokens.points) == 151
@@ -254,7 +254,7 @@ def test_very_many_steps(model: Model) -> None:
 
 
 def test_a_model_that_was_not_trained(model: Model) -> None:
-    with pytest.raises(TrainingError, match="has no training step"):
+    with pytest.raises(TrainingError, match="was not trained, so it has no losses"):
         losses(Model(model.config, model.tokenizer, model.engine, [], model.training, DOCS))
 
 

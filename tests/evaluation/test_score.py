@@ -1,4 +1,4 @@
-"""How odd texts are: the same figures as one by one, whatever comes together; and the verb."""
+"""Scores: the same numbers for single texts and for many, and the command."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_encoding_in_bulk_is_encoding(texts: list[str]) -> None:
 
 
 def test_encoding_where_the_first_code_points_are_known() -> None:
-    tokenizer = CharTokenizer("\0\1\3a")  # what else would stand for BOS is a character
+    tokenizer = CharTokenizer("\0\1\3a")  # the usual replacements of BOS are characters here
     texts = ["\0a\1", "", "\3\3"]
     expected = pack_sequences(map(tokenizer.encode_document, texts))
     assert tokenizer.encode_documents(texts, 9) == expected
 
 
 def logprobs_in_windows(text: str) -> list[float]:
-    """log p of each character and the end; each window has BOS and block_size tokens behind it."""
+    """Return log p of each character and the end. Each window is BOS and block_size tokens."""
     bos, *tokens = MODEL.tokenizer.encode_document(text)
     size, found = MODEL.config.block_size, list[float]()
     while len(found) < len(tokens):
@@ -94,7 +94,7 @@ def test_a_character_that_is_unknown() -> None:
         list(score(MODEL, ["anna", "axa"]))
     found = list(score(MODEL, ["x", "anna", "axa", "n"], unknown="skip"))
     assert [each.text for each in found] == ["anna", "n"]
-    with pytest.raises(TokenizerError, match="'x'"):  # behind what is scored, too
+    with pytest.raises(TokenizerError, match="'x'"):  # also after block_size tokens
         list(score(MODEL, ["annaannaannax"]))
     with pytest.raises(ConfigError, match="error, skip, replace, zero"):
         score(MODEL, [], unknown="drop")
@@ -212,7 +212,7 @@ def test_unseen_entries_have_every_percentile_equally_often() -> None:
     learned, unseen = names[:2000], names[2000:4000]
     model = train(learned, size="small", num_steps=1000, threads=1)
     held_out = model.parts()[1]
-    # The n-gram of the saved model has counted the validation set, which is then less odd.
+    # The n-gram of the saved model also counts the validation set, which it finds less unlikely.
     blend = model.blended_with(model.parts()[0])
     assert isinstance(blend, BlendedModel)
     for reader in (blend, ngram_of(model)[0]):
@@ -222,7 +222,7 @@ def test_unseen_entries_have_every_percentile_equally_often() -> None:
         found = score_list(reader, model.tokenizer, unseen, unknown="skip").bits_per_char
         percentiles = sorted(scale.percentiles(found), key=lambda p: p or 0.0)
         for place in range(0, len(percentiles), 100):
-            # By chance alone a share of some 200 documents is off by 7 % in one case of 20.
+            # By chance, a share of some 200 documents is off by 7% in one of 20 cases.
             assert percentiles[place] == pytest.approx(100 * place / len(percentiles), abs=15)
 
 
@@ -292,7 +292,7 @@ def test_what_is_unknown_to_the_verb(tmp_path: Path, kamon: Kamon) -> None:
     texts.write_text("anna\n\nxenia\nÄNNA\n")
     done = kamon("score", tmp_path / "m", texts)
     assert (done.code, done.err.count("\n")) == (1, 2)
-    assert "line 3: character 'x' (U+0078), number 1 in 'xenia'" in done.err
+    assert "line 3: the model does not know character 'x' (U+0078), number 1 in 'xenia'" in done.err
     done = kamon("score", tmp_path / "m", texts, "--unknown=skip")
     assert (done.code, len(done.out.splitlines())) == (0, 1)
     assert "Left out 2 lines with unknown characters\n" in done.err
@@ -340,7 +340,8 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
     done = kamon("score", tmp_path / "m", table, "--column=name", "--unknown=skip")
     assert done.out == expected
     assert "has cells separated by semicolons" in done.err
-    assert "record 2: character" in kamon("score", tmp_path / "m", table, "--column=name").err
+    refused = kamon("score", tmp_path / "m", table, "--column=name").err
+    assert "record 2: the model does not know character" in refused
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"name": "anna"}\n\n{"name": "hanna"}\n{"name": 5}\n')
     for block in (1, 1 << 17):
@@ -350,7 +351,7 @@ def test_a_column_of_a_table(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.M
         assert expected.startswith(done.out)
     plain.write_text("1;anna\n" * 5)
     done = kamon("score", tmp_path / "m", plain, "--unknown=zero")
-    assert "looks like a table: --format csv --column NAME" in done.err
+    assert "looks like a table: read one column with --format csv --column NAME" in done.err
 
 
 def test_lines_without_end(tmp_path: Path, kamon: Kamon, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,12 +371,12 @@ def test_bad_input(tmp_path: Path, kamon: Kamon) -> None:
     texts.write_bytes(b"anna\nJos\xe9\n")
     done = kamon("score", tmp_path / "m", texts)
     assert "line 2 is not UTF-8: byte 4 of it is 0xe9" in done.err
-    assert done.out.endswith("\tanna\n")  # what came before is scored
+    assert done.out.endswith("\tanna\n")  # Kamon scores the lines before the error
     texts.write_bytes(b" \n")
     assert "has only blank lines" in kamon("score", tmp_path / "m", texts).err
     texts.write_bytes(b"")
     assert "is empty" in kamon("score", tmp_path / "m", texts).err
-    assert "there is no file" in kamon("score", tmp_path / "m", tmp_path / "none").err
+    assert "error: no file " in kamon("score", tmp_path / "m", tmp_path / "none").err
     assert kamon("score", tmp_path / "m", texts, "--top=0").code == 2
     assert kamon("score", tmp_path / "m", texts, "--threshold=nan").code == 2
     assert kamon("score", tmp_path / "none", texts).code == 1

@@ -233,7 +233,7 @@ def test_answers_to_prompts(name: str, models: dict[str, Model]) -> None:
         assert module.score("bglbglbgl", prompt)[0] < logprob  # of its beginning
     with pytest.raises(ValueError, match="leaves no room for a completion: it has 20 tokens"):
         module.sample(1, prompt="a" * 20)
-    with pytest.raises(ValueError, match="knows no prompts"):
+    with pytest.raises(ValueError, match="does not take prompts"):
         run_as_module(export.export(kept(models["chars"]), "python")).sample(1, prompt="a")
 
 
@@ -329,7 +329,7 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
     )
     assert len(run(path).stdout.splitlines()) == 20
     (found,) = score.score(model, ["afk"])
-    wanted = f"{found.logprob:.3f} nats, {found.bits_per_char:.3f} bits a character\n"
+    wanted = f"{found.logprob:.3f} nats, {found.bits_per_char:.3f} bits per character\n"
     assert run(path, "--score", "afk").stdout == wanted
     best = completion.complete(model, "af", 3).documents
     wanted = "".join(f"{each.logprob:10.3f}  {each.text}\n" for each in best)
@@ -345,8 +345,8 @@ def test_the_file_as_a_program(models: dict[str, Model], tmp_path: Path) -> None
         (["0", "--complete", "a"], "n must be from 1 to 10,000, not 0"),
         (["-1"], "the number of samples must be 0 or more, not -1"),
         (["--temperature", "nan"], "temperature must be 0 or more and finite, not nan"),
-        (["--prompt", "a"], "this model knows no prompts"),
-        (["--complete", "a", "--prompt", "a"], "do not take --prompt"),
+        (["--prompt", "a"], "this model does not take prompts"),
+        (["--complete", "a", "--prompt", "a"], "cannot be combined with --prompt"),
         (["--complete", "a", "--score", "a"], "not allowed with argument"),
         (["x"], "invalid int value"),
     ],

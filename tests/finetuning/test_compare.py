@@ -1,4 +1,4 @@
-"""Tuned models beside their base: against what is known by hand, and against the model itself."""
+"""Compare fine-tuned models with their base: against results by hand, and the model itself."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def base() -> Model:
 
 @pytest.fixture(scope="module")
 def tuned(base: Model) -> Model:
-    """It has learned to end with k, and inherits the list of its base, as tunings do."""
+    """A model that has learned to end with k. Like a fine-tuned model, it has its base's list."""
     docs = [doc for doc in DOCS if doc.endswith("k")]
     found = kamon.train(docs, init_from=base, num_steps=60, learning_rate=0.02, hold_out=False)
     training = base.training | {"num_steps_done": 60}
@@ -65,8 +65,10 @@ def length(texts: Any) -> list[float]:
 
 
 def coin(logit: float, chars: str = "a", **shape: int) -> Model:
-    """Each token is the end or, with the same odds everywhere, an a: layers are zero, and all
-    positions and tokens look the same to lm_head."""
+    """A model whose next token is an a with the same probability everywhere, or else the end.
+
+    Layers are zero, and all positions and tokens look the same to lm_head.
+    """
     tokenizer = CharTokenizer(chars)
     config = Config(
         vocab_size=tokenizer.vocab_size, n_embd=2, n_head=1, **{"block_size": 2} | shape
@@ -104,7 +106,7 @@ def test_a_model_is_at_no_distance_from_itself(base: Model) -> None:
 
 
 def test_the_kl_of_a_coin_by_hand() -> None:
-    """Two throws at most: the second comes where the first was an a."""
+    """There are at most two throws, and the second follows only an a."""
     one, other = coin(0.5), coin(1.5)
     q, p = odds(one), odds(other)
     assert 0.6 < q < 0.65
@@ -126,7 +128,8 @@ def test_the_kl_of_a_coin_by_hand() -> None:
 def test_losses_by_hand() -> None:
     one, other = coin(0.5), coin(1.5)
     found = compare(one, {"other": other}, n=2).tuned[0]
-    for loss, p in ((found.base_loss, odds(one)), (found.loss, odds(other))):  # of a end, a a
+    # The targets are "a" and its end, and "aa".
+    for loss, p in ((found.base_loss, odds(one)), (found.loss, odds(other))):
         assert loss == pytest.approx(-(3 * math.log(p) + math.log(1 - p)) / 4, abs=1e-12)
     assert found.num_docs == 2
 
@@ -146,7 +149,7 @@ def test_special_tokens_do_not_count(base: Model) -> None:
 
 
 def test_characters_that_the_base_does_not_know(base: Model) -> None:
-    """Only texts without them are compared; a letter and a special token stand in turn."""
+    """Kamon compares only texts without them. One new token is special, the other a letter."""
     config, tokenizer, params = expand_vocab(
         *(base.config, base.tokenizer, base.engine.state()["params"]), specials=[ANSWER]
     )
@@ -158,10 +161,10 @@ def test_characters_that_the_base_does_not_know(base: Model) -> None:
     assert found.num_read == sum("z" not in text for text in found.samples) < 200
     left_out = 200 - found.num_read
     assert found.notes == [
-        f"{left_out} of 200 samples left out of the KL and losses of more: only one of the two "
-        "models can read them"
+        f"the KL and losses of more leave out {left_out} of 200 samples, because only one of the "
+        "two models can read them"
     ]
-    assert 0 <= found.kl < 0.2  # what is left is nearly the base's
+    assert 0 <= found.kl < 0.2  # the remaining samples are nearly those of the base
     assert found.num_docs == len(base.parts()[1])
 
 
@@ -173,7 +176,7 @@ def test_texts_of_another_length_or_other_tokens() -> None:
     chars = kamon.train(DOCS, **TINY)
     assert readable(chars, pieces, ["afk", "afkafkafk", "z"]) == [True, False, False]
     found = compare(pieces, {"chars": chars}, n=30).tuned[0]
-    assert "chars has other tokens than base" in " ".join(found.notes)
+    assert "chars has other tokens than base, so Kamon compares" in " ".join(found.notes)
     assert 0 < found.num_read < 30
     assert math.isfinite(found.kl)
 
@@ -186,11 +189,11 @@ def test_no_text_that_both_can_read() -> None:
     assert b.loss is None
     if not b.num_read:
         assert b.kl == math.inf
-        assert "b is at no finite distance" in " ".join(b.notes)
+        assert "the KL of b is infinite" in " ".join(b.notes)
         assert plotting.draw_frontier(found, by_wins=True).axes[0].texts[0].get_text() == "base"
 
 
-# ---- a shift that is known
+# ---- a known shift
 
 
 def test_a_shift_towards_an_ending(base: Model, tuned: Model) -> None:
@@ -220,7 +223,7 @@ def test_a_shift_towards_an_ending(base: Model, tuned: Model) -> None:
 
 
 def test_samples_are_drawn_alike() -> None:
-    """The same draws: what ends later with smaller odds of an a never ends sooner with larger."""
+    """Samples use the same random numbers, so a larger probability of an a never shortens one."""
     found = compare(coin(0.5), {"other": coin(1.5)}, n=300, judge=length)
     pairs = list(zip(found.base.samples, found.tuned[0].samples, strict=True))
     assert all(len(a) <= len(b) for a, b in pairs)
@@ -248,7 +251,7 @@ def test_models_that_cannot_be_compared(base: Model) -> None:
 
 
 def test_texts_that_cannot_be_judged() -> None:
-    """Half of a pair is no pair; the spread is that of what was judged."""
+    """Texts without a reward count neither in the win rate nor in the deviation."""
 
     def judge(texts: Any) -> list[float | None]:
         return [None if text == "aa" else float(len(text)) for text in texts]
@@ -260,9 +263,7 @@ def test_texts_that_cannot_be_judged() -> None:
         assert each.rewards
         assert each.rewards.n == len(ended) < 200
         assert each.rewards.mean == sum(ended) / len(ended)
-        left_out = (
-            f"{200 - len(ended)} of 200 samples of {each.name} cannot be judged: they are too "
-        )
+        left_out = f"{200 - len(ended)} of 200 samples of {each.name} have no reward: they are too "
         assert any(note.startswith(left_out) for note in each.notes)
     pairs = zip(other.samples, first.samples, strict=True)
     gaps = [len(a) - len(b) for a, b in pairs if "aa" not in (a, b)]
@@ -290,7 +291,7 @@ def test_a_reward_model_judges_what_it_can_read(base: Model) -> None:
 
 
 def test_answers_to_a_prompt(base: Model, tmp_path: Path, kamon: Kamon) -> None:
-    """Samples, KL and rewards are of answers; the loss on the list is what it is without."""
+    """Samples, KL and rewards are of answers. The loss on the list is the same as without."""
     data = [{"prompt": doc[-1].upper(), "completion": doc} for doc in DOCS]
     one = sft(base, data, num_steps=30)
     pairs = [Preference(doc, doc + "k", "K") for doc in DOCS[:20]]
@@ -354,7 +355,7 @@ def test_a_frontier(base: Model, tuned: Model) -> None:
         for _, low, high in points:
             assert any(end == pytest.approx(low) for end in ends)
             assert any(end == pytest.approx(high) for end in ends)
-        assert {"base", "tuned", "same", "none is as good at less KL"} <= set(written(figure))
+        assert {"base", "tuned", "same", "best at their KL"} <= set(written(figure))
         assert plotting.render(figure) == plotting.render(
             plotting.draw_frontier(found, by_wins=by_wins)
         )

@@ -1,4 +1,4 @@
-"""DPO: the gradient, the pairs, what is measured, and going on bit for bit."""
+"""DPO: the gradient, the pairs, the measurements, and resuming bit for bit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def same(model: Model, other: Model) -> None:
 
 @pytest.mark.parametrize("objective", [DPOConfig(0.3, "dpo", 0.1), DPOConfig(0.2, "ipo", 0.0)])
 def test_a_step_goes_down_the_loss(objective: DPOConfig, base: Path) -> None:
-    """The gradient of a batch against differences of the loss, parameter by parameter."""
+    """The gradient of a batch equals finite differences of the loss, for each parameter."""
     model = kamon.load(base, engine="scalar")
     tokenizer, config = model.tokenizer, model.config
     examples = [
@@ -83,7 +83,7 @@ def test_a_step_goes_down_the_loss(objective: DPOConfig, base: Path) -> None:
 
 
 def test_measured() -> None:
-    """Margins 2, 0 and −1: half of an even pair is right."""
+    """The margins are 2, 0 and −1, and a margin of 0 counts as half right."""
     found = DPOConfig(0.5, "dpo", 0.0).measure([-1, -2, -3, -3, -2, -2], [0.0] * 6)
     assert found["accuracy"] == pytest.approx(1.5 / 3)
     assert found["margin"] == pytest.approx(0.5 * (2 + 0 - 1) / 3)
@@ -115,7 +115,7 @@ def test_it_prefers_what_was_chosen(engine: str, base: Path) -> None:
 
 
 def test_the_reference_is_frozen(base: Path) -> None:
-    """Of the first step the loss is log 2: model and reference are the same there."""
+    """The loss of the first step is log 2, because the model still equals the reference."""
     model = dpo(base, PAIRS, num_steps=3, learning_rate=0.01)
     assert model.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert model.metrics[0]["margin"] == pytest.approx(0, abs=1e-6)
@@ -286,7 +286,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
     ]
     assert len([line for line in told.err.splitlines() if line.startswith("step ")]) > 10
     shown = kamon("inspect", out)
-    assert "fine-tuned with dpo on samples, by the rule len<=3" in shown.out
+    assert "Fine-tuning      dpo on samples, by the rule len<=3" in shown.out
     again = kamon("dpo", "--resume", out)
     assert again.code == 2
     assert "is already complete" in again.err
@@ -309,7 +309,7 @@ def test_the_verb(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> N
 
 
 def test_pairs_with_a_prompt(base: Path, tmp_path: Path, kamon: Callable[..., Result]) -> None:
-    """What is shown in the end are answers, too."""
+    """The samples that the command shows at the end are answers, too."""
     data = [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
     sft(base, data, num_steps=5, output=tmp_path / "asked")
     rows = [{"chosen": p.chosen, "rejected": p.rejected, "prompt": "A"} for p in PAIRS[:9]]
@@ -325,7 +325,7 @@ def test_pairs_with_a_prompt(base: Path, tmp_path: Path, kamon: Callable[..., Re
 @pytest.mark.slow
 @pytest.mark.skipif(bool(library.why_not()), reason=library.why_not())
 def test_common_names() -> None:
-    """A model of names as `kamon train` makes it, told what is common."""
+    """A default model of names learns which names are more common."""
     base = kamon.train("names", threads=2)
     known = dpo(base, "common").training["tuning"]
     assert known["pairs"]["num_pairs"] == 250
@@ -337,7 +337,7 @@ def test_common_names() -> None:
 
 
 def test_the_win_rate_is_that_of_compare(base: Path) -> None:
-    """One definition: of the same samples both commands give the same rate and interval."""
+    """For the same samples, both commands return the same rate and interval."""
     from kamon.finetuning.compare import compare
     from kamon.finetuning.ppo import by_rule
 

@@ -1,4 +1,4 @@
-"""More tokens and positions: what was there stays as it was, and what is new is learned."""
+"""More tokens and positions: the old ones stay the same, and the model learns the new ones."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_names_and_characters_are_told_apart() -> None:
 
 @pytest.mark.parametrize("engine", ["scalar", "native"])
 def test_nothing_old_changes(engine: str) -> None:
-    """With the new tokens left aside, logits are the same to the last bit."""
+    """The logits of the old tokens are the same to the last bit."""
     config = Config(n_layer=2, n_embd=8, block_size=5, vocab_size=4, std=0.5)
     params = init(config, random.Random(1))
     tokenizer = CharTokenizer("abc")
@@ -109,7 +109,7 @@ def test_nothing_old_changes(engine: str) -> None:
 
 
 def test_the_base_hardly_notices(base: Model) -> None:
-    """Twelve new tokens take less than a hundredth of a nat, and zeros would take more."""
+    """Twelve new tokens cost less than 0.01 nats. Rows of zeros would cost more."""
     learned, held_out = base.parts()
     params = base.engine.state()["params"]
     before = mean_loss(base.engine, base.tokenizer.encode_documents(held_out))
@@ -150,7 +150,7 @@ def test_positions_are_only_added(base: Model) -> None:
 
 
 def test_samples_have_no_special_tokens(base: Model, tmp_path: Path) -> None:
-    """Even where the model would write nothing else."""
+    """This holds even if a special token is by far the most likely one."""
     params = base.engine.state()["params"]
     config, tokenizer, more = expand_vocab(base.config, base.tokenizer, params, specials=[ANSWER])
     likely = more[:]

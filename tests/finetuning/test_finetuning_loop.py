@@ -1,4 +1,4 @@
-"""The loop that tunings share: what is stopped and gone on with comes to the same, bit for bit."""
+"""The loop that all fine-tuning shares: a stopped and resumed run gives the same bits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def base() -> Model:
 
 
 def toy(base: Model, *, num_steps: int = 12, **settings: Any) -> FineTuneSpec:
-    """Learns to end with "k"; two updates in a step, and parameters kept beside."""
+    """A run that learns to end with "k". It has two updates per step and frozen parameters."""
     config = replace(
         base.config, num_steps=num_steps, batch_size=3, **{"learning_rate": 0.02} | settings
     )
@@ -144,7 +144,7 @@ def test_stopped_again_and_again(engine: str, dtype: str, base: Model, tmp_path:
 
 
 def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
-    """Far too large steps: what was best stays, and the tuning ends early."""
+    """With a far too large learning rate, the run ends early and returns the best model."""
     tuning = toy(base, num_steps=200, learning_rate=0.3)
     whole = fine_tune(tuning, Toy, engine="native", dtype="float64", output=tmp_path / "m")
     known = whole.training["tuning"]["held_out"]
@@ -170,7 +170,7 @@ def test_the_best_model_is_kept(base: Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held_out", [0, 4])
 def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) -> None:
-    """Behind the step in which it was measured, with examples held out or none; that is its end."""
+    """The run ends after that step and is complete, with and without a validation set."""
     seen: list[int] = []
 
     class Ending(Toy):
@@ -188,7 +188,7 @@ def test_it_ends_where_it_says_so(held_out: int, base: Model, tmp_path: Path) ->
         def should_end(self) -> bool:
             return seen[-1:] == [8]
 
-    tuning = toy(base, num_steps=40)  # measured behind every other step
+    tuning = toy(base, num_steps=40)  # evaluated after every other step
     path = tmp_path / "m"
     fine_tune(tuning, Ending, output=path, should_stop=stop_after(5))
     model = resume_fine_tuning(path, "toy", Ending)
@@ -250,7 +250,7 @@ def test_help_says_what_is_picked(verb: str) -> None:
 
 
 def test_help_says_the_defaults_of_each_verb() -> None:
-    """As the functions have them."""
+    """They are the defaults of the functions."""
     for verb, function in (
         ("sft", sft.sft),
         ("dpo", dpo.dpo),
@@ -273,7 +273,7 @@ def test_help_says_the_defaults_of_each_verb() -> None:
 def test_verbs_are_alike(
     verb: str, base: Model, tmp_path: Path, kamon: Callable[..., Result], monkeypatch: Any
 ) -> None:
-    """The same flags and settings, the same file of them, and a name where none is given."""
+    """They accept the same options and the same TOML file, and choose a name if you give none."""
     monkeypatch.chdir(tmp_path)
     base.save("base")
     Path("c.toml").write_text(f"grad_clip = 0.5\nnum_steps = 9\nn_embd = {base.config.n_embd}\n")
@@ -310,9 +310,11 @@ def test_what_the_directory_says(base: Model, tmp_path: Path, kamon: Callable[..
     fine_tune(toy(base), Toy, output=path, should_stop=stop_after(3))
     shown = kamon("inspect", path)
     assert shown.code == 0
-    assert "fine-tuned with toy on toys: 25 examples, 4 steps" in shown.out
-    assert "base: somewhere (SHA-256 " in shown.out
-    assert f"stopped after step 4 of 12: resume with `kamon toy --resume {path}`" in shown.out
+    assert "Fine-tuning      toy on toys: 25 examples\n" in shown.out
+    assert "Base             somewhere (SHA-256 " in shown.out
+    assert (
+        f"Stopped          after step 4 of 12: resume with `kamon toy --resume {path}`" in shown.out
+    )
     training = kamon("inspect", path, "--json").json["training"]
     known = training["tuning"]
     assert known["base"]["sha256"] == fingerprint(base)
@@ -343,7 +345,7 @@ def test_a_model_that_is_not_tuned(base: Model, tmp_path: Path) -> None:
 
 
 def test_examples_that_are_others(base: Model, tmp_path: Path) -> None:
-    """Their hash in the manifest is right: what they say is not what was learned."""
+    """Their hash in the manifest is right, but the run has learned other examples."""
     path = tmp_path / "m"
     fine_tune(toy(base), Toy, output=path, should_stop=stop_after(1))
     with model_dir.writing(path, go_on=True) as writer:
@@ -375,7 +377,7 @@ def test_a_record_that_is_none(change: dict[str, Any], base: Model, tmp_path: Pa
         known = writer.stored.training
         content = known.content | {"tuning": known["tuning"] | change}
         writer.save(replace(writer.stored, training=replace(known, content=content)))
-    with pytest.raises(StoreError, match="does not say how the model is tuned"):
+    with pytest.raises(StoreError, match="no valid description of the fine-tuning"):
         model_dir.load(path)
 
 

@@ -1,7 +1,7 @@
-"""Objectives: the weights of each give the gradient that autograd gives of its loss.
+"""Objectives: the weights of each give the same gradient as autograd of its loss.
 
-The loss is written in Values on the log-probabilities of documents; what the weights send through
-`Engine.backward` must be the gradient of every parameter, to 1e-12 of the largest.
+Each test writes the loss in Values on the log-probabilities of documents. `Engine.backward` with
+the weights must return the gradient of every parameter, to 1e-12 of the largest.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from kamon.finetuning import losses
 
 CONFIG = Config(n_layer=2, n_embd=4, n_head=2, block_size=8, vocab_size=6, std=0.7)
 SPANS = [(2, 3), (0, 4), (3, 2), (1, 1)]
-SIZES = [5, 5, 5, 4]  # of the second document one target, of the last two belong to neither part
-Loss = Callable[[list[list[Value]]], Value]  # of the log-probabilities, document by document
+# In the second document one target belongs to neither part, in the last one two do.
+SIZES = [5, 5, 5, 4]
+Loss = Callable[[list[list[Value]]], Value]  # maps the log-probabilities of each document
 
 
 def scalar_engine(seed: int = 1) -> ScalarEngine:
@@ -48,12 +49,12 @@ def total(values: Sequence[Value]) -> Value:
 
 
 def log_sigmoid(z: Value) -> Value:
-    """−log(1 + exp(−z)), as the textbook writes it."""
+    """−log(1 + exp(−z)), as in a textbook."""
     return -((-z).exp() + 1.0).log()
 
 
 def autograd(batch: PackedBatch, loss: Loss) -> tuple[float, list[float]]:
-    """The loss and its gradient in all parameters, by the chain rule through the whole model."""
+    """Return the loss and its gradient in all parameters, by autograd through the whole model."""
     engine = scalar_engine()
     rows = [
         document_logprobs(engine.params, CONFIG.n_layer, CONFIG.head_dim, tokens)
@@ -67,7 +68,7 @@ def autograd(batch: PackedBatch, loss: Loss) -> tuple[float, list[float]]:
 def check(
     batch: PackedBatch, loss: Loss, ours: Callable[[array[float]], tuple[float, list[float]]]
 ) -> None:
-    """`ours` makes the loss and the weights of log-probabilities."""
+    """Compare with autograd. `ours` returns the loss and the weights for log-probabilities."""
     wanted_loss, wanted = autograd(batch, loss)
     engine = scalar_engine()
     found_loss, weights = ours(engine.logprobs(batch))
@@ -154,7 +155,7 @@ PREFERENCES: list[tuple[Any, Any, Any]] = [
     ("of_margin", "weights_of", "loss_of"), PREFERENCES, ids=["dpo", "smoothed", "ipo"]
 )
 def test_preferences(of_margin: Any, weights_of: Any, loss_of: Any) -> None:
-    """Documents 0 and 2 are preferred to 1 and 3."""
+    """Documents 0 and 2 are chosen, 1 and 3 rejected."""
     refs = drawn(3, 4, -9.0, -3.0)
 
     def loss(rows: list[list[Value]]) -> Value:
@@ -173,7 +174,7 @@ def test_preferences(of_margin: Any, weights_of: Any, loss_of: Any) -> None:
 def per_token(
     function: Callable[[list[float]], list[float]],
 ) -> Callable[[array[float]], list[float]]:
-    """Weights of all targets, 0 outside the answers, by a function of those inside."""
+    """Extend a function of the answers' targets to all targets, with weights of 0 outside."""
     inside = [
         first + i
         for first, (p, a) in zip(accumulate(SIZES, initial=0), SPANS, strict=False)
@@ -202,7 +203,7 @@ def own_logprobs() -> list[float]:
 
 @pytest.mark.parametrize("clip", [0.2, 10.0])
 def test_ppo(clip: float) -> None:
-    """Ratios on both sides of the clip, advantages of both signs: four of ten are beyond it."""
+    """Ratios are on both sides of the clip, advantages have both signs, and 4 of 10 are clipped."""
     now = own_logprobs()
     shifts = [0.0, 0.1, -0.1, 0.5, -0.5, 0.5, -0.5, 0.05, 1.0, -1.0]
     old = [p - shift for p, shift in zip(now, shifts, strict=True)]
@@ -224,7 +225,7 @@ def test_ppo(clip: float) -> None:
         lambda p: (losses.ppo_loss(own_logprobs(), old, advantages, clip), weights(p)),
     )
     zero = [w == 0 for w in losses.ppo_weights(now, old, advantages, clip)]
-    assert sum(zero) == (5 if clip < 1 else 1)  # one has no advantage
+    assert sum(zero) == (5 if clip < 1 else 1)  # one advantage is 0
 
 
 def test_ppo_begins_as_the_policy_gradient() -> None:
@@ -312,14 +313,14 @@ def two_tokens(theta: float) -> tuple[float, float]:
 
 
 def slope_in_theta(weights: Sequence[float], tokens: Sequence[int], theta: float) -> float:
-    """dL/dθ = −Σ w · d log p/dθ; of token 1 that is 1 − p(1), of token 0 −p(1)."""
+    """Return dL/dθ = −Σ w · d log p/dθ. The derivative is 1 − p(1) or, for token 0, −p(1)."""
     p = 1 / (1 + math.exp(-theta))
     return -sum(w * (token - p) for w, token in zip(weights, tokens, strict=True))
 
 
 @pytest.mark.parametrize("theta", [-2.0, 0.0, 0.5, 3.0])
 def test_dpo_of_two_tokens(theta: float) -> None:
-    """Token 1 is preferred: L = −log σ(β(θ − θ_ref)), since log p(1) − log p(0) is θ."""
+    """Token 1 is chosen: L = −log σ(β(θ − θ_ref)), because log p(1) − log p(0) is θ."""
     beta, theta_ref = 0.6, 0.4
     now, ref = two_tokens(theta), two_tokens(theta_ref)
     margins = losses.dpo_margins([now[1]], [now[0]], [ref[1]], [ref[0]])
@@ -334,7 +335,7 @@ def test_dpo_of_two_tokens(theta: float) -> None:
 
 @pytest.mark.parametrize("theta", [-2.0, 0.0, 0.5, 3.0])
 def test_ppo_of_two_tokens(theta: float) -> None:
-    """Both tokens as often as drawn: E[A], with A(1) = 1 and A(0) = 0, has the slope p(1 − p)."""
+    """With A(1) = 1 and A(0) = 0, the expected advantage E[A] has the slope p(1 − p)."""
     p = 1 / (1 + math.exp(-theta))
     now = two_tokens(theta)
     slope = 0.0
@@ -388,7 +389,7 @@ def test_a_critic_settles_at_the_mean_reward() -> None:
 
 
 def test_far_numbers() -> None:
-    """Where exponentials overflow nothing else does."""
+    """Large numbers do not overflow."""
     far = [1e4, -1e4]
     assert losses.bradley_terry_weights(far) == [0.0, 0.5]
     assert losses.dpo_weights(far, 1.0) == [0.0, 0.5]

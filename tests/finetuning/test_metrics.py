@@ -1,4 +1,4 @@
-"""How far and how well a model has moved, against sums over all that it could say."""
+"""Measures of a fine-tuned model, against exact sums over all possible documents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kamon.storage.metrics import Metrics
 
 @pytest.fixture(scope="module")
 def models() -> tuple[Model, Model]:
-    """Two models of a and b, of at most three tokens, so that all documents can be counted."""
+    """Two models of a and b with at most three tokens, so that the tests can list all documents."""
     shape = {"n_embd": 4, "n_head": 2, "block_size": 3, "learning_rate": 0.05, "size": "original"}
     docs = ["a", "b", "ab", "ba", "aab", "bba", "aa"]
     one = kamon.train(docs, num_steps=40, **shape)
@@ -50,7 +50,7 @@ def test_sampled_kl(models: tuple[Model, Model]) -> None:
 
 
 def test_sampled_kl_behind_a_prompt(models: tuple[Model, Model]) -> None:
-    """The prompt costs both something else, which is no part of the KL."""
+    """The prompt costs the two models differently, but does not count in the KL."""
 
     def prompted(model: Model) -> Model:
         config, tokenizer, params = expand_vocab(
@@ -75,7 +75,7 @@ def test_sampled_kl_behind_a_prompt(models: tuple[Model, Model]) -> None:
 
 
 def test_wilson() -> None:
-    """The rates whose own normal interval ends at what was seen."""
+    """Each bound is a rate whose own normal interval ends at the observed rate."""
     for won, n in ((0, 10), (3, 10), (10, 10), (612.5, 1000)):
         for bound in metrics.wilson(won, n):
             if 1e-9 < bound < 1 - 1e-9:
@@ -87,7 +87,7 @@ def test_wilson() -> None:
 
 
 def test_win_rate() -> None:
-    """Ties count as half, and what cannot be judged is left out."""
+    """Ties count as half, and pairs without a reward are left out."""
     found = metrics.win_rate([2.0, 1.0, 1.0, 2.0, None, 1.0], [1.0, 2.0, 1.0, 1.0, 0.0, None])
     assert found == (2.5 / 4, metrics.wilson(2.5, 4))
     assert metrics.win_rate([None], [1.0]) is None
@@ -101,11 +101,11 @@ def test_collapse() -> None:
     assert metrics.detect_reward_hacking([], base) == []
     assert metrics.detect_reward_hacking(base[:92] + base[:8], base) == []
     [said] = metrics.detect_reward_hacking(base[:85] + base[:15], base)
-    assert said.startswith("samples repeat themselves: 85% of them are different, 100%")
+    assert said.startswith("samples repeat themselves: 85% are unique, 100%")
     [said] = metrics.detect_reward_hacking(
         [text[:3] for text in base[:1]] + [t[3:] + "x" for t in base], base
     )
-    assert said == "samples became shorter: 3.0 characters in the mean, 5.0 of the base model’s"
+    assert said == "samples became shorter: 3.0 characters on average, 5.0 for the base"
     [said] = metrics.detect_reward_hacking([t + "xxx" for t in base], base)
     assert "became longer: 8.0" in said
     said = metrics.detect_reward_hacking(base[:80] + ["00000"] * 20, base)[1]
@@ -115,11 +115,11 @@ def test_collapse() -> None:
 def test_what_a_rule_asks_for_is_no_sign_of_a_hacked_reward() -> None:
     base = [f"{i:05}" for i in range(70)] + [f"{i:02}" for i in range(30)]
     short = [text for text in base if len(text) <= 2]
-    tuned = (short * 4)[:100]  # fulfils the rule, as varied as the base is there
+    tuned = (short * 4)[:100]  # satisfies the rule, and is as varied as the base's short samples
     assert len(metrics.detect_reward_hacking(tuned, base)) == 2
     assert metrics.detect_reward_hacking(tuned, base, wanted=set(short)) == []
     [said, _] = metrics.detect_reward_hacking(["07"] * 100, base, wanted=set(short))
-    assert said.startswith("samples repeat themselves: 3% of them are different, 100%")
+    assert said.startswith("samples repeat themselves: 3% are unique, 100%")
 
 
 def test_uniqueness_and_novelty(models: tuple[Model, Model]) -> None:

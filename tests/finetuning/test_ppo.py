@@ -1,4 +1,4 @@
-"""PPO: it finds an optimum that is known, stays near its base, and goes on bit for bit."""
+"""PPO: it finds a known optimum, stays near its base, and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {"num_steps": 6, "batch_size": 6, "num_ppo_epochs": 2}
 
 @pytest.fixture(scope="module")
 def base() -> Model:
-    """Two characters, and documents of one or two."""
+    """A model of two characters, with documents of one or two."""
     return kamon.train(
         WORDS * 3, num_steps=150, n_embd=8, n_head=2, block_size=4, size="original", hold_out=False
     )
@@ -53,7 +53,7 @@ def first_a(texts: Sequence[str]) -> list[float]:
 
 
 def best_share(before: float, kl: float) -> float:
-    """The p > before with this KL of a coin of p to one of `before`."""
+    """Return p > before, so that a coin with p has this KL to a coin with `before`."""
     low, high = before, 1 - 1e-12
     for _ in range(100):
         p = (low + high) / 2
@@ -64,7 +64,7 @@ def best_share(before: float, kl: float) -> float:
 
 @pytest.fixture(scope="module")
 def asked(base: Model) -> Model:
-    """Answers one prompt mostly with what begins with a, and the other with what begins with b."""
+    """A model whose answers mostly begin with a after "?", and with b after "!"."""
     data = [
         {"prompt": prompt, "completion": word}
         for prompt, liked in (("?", "a"), ("!", "b"))
@@ -77,7 +77,7 @@ def asked(base: Model) -> Model:
 @needs_native
 @pytest.mark.parametrize("critic", [False, True])
 def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> None:
-    """At a KL of 0.2 the best is to change the first character alone, and by how much is known."""
+    """At a KL of 0.2, the optimum changes only the first character, by a known amount."""
     bos, target = base.tokenizer.bos, 0.2
     before = begins_with_a(base.engine, bos)
     model = ppo.ppo(base, first_a, num_steps=80, target_kl=target, critic=critic, kl_coef=1.0)
@@ -85,14 +85,14 @@ def test_the_optimum_of_a_world_of_two_characters(critic: bool, base: Model) -> 
     assert found["kl"] == pytest.approx(target, abs=0.07)
     assert begins_with_a(model.engine, bos) == pytest.approx(best_share(before, target), abs=0.06)
     assert found["reward"] > found["base_reward"] + 0.2
-    assert begins_with_a(base.engine, bos) == before  # the base is what it was
+    assert begins_with_a(base.engine, bos) == before  # the base has not changed
 
 
 @pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("critic", [False, True])
 def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
-    """The same behind a prompt: what the model says is about that alone."""
+    """The same after a prompt. The measurements are of answers to this prompt only."""
     tokenizer, target = asked.tokenizer, 0.2
 
     def share(model: Model) -> float:
@@ -110,7 +110,7 @@ def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
     assert known["settings"]["prompt"] == "!"
     assert known["measured"]["kl"] == pytest.approx(target, abs=0.07)
     assert share(model) == pytest.approx(best_share(before, target), abs=0.08)
-    # What is measured is of answers, and of nothing else.
+    # The measurements are of answers only.
     texts = model.sample(ppo.NUM_BASE, temperature=1.0, prompt="!")
     assert known["measured"]["reward"] == sum(first_a(texts)) / len(texts)
     own, other = (logprobs(m.engine, tokenizer, texts, "!") for m in (model, asked))
@@ -119,7 +119,7 @@ def test_the_optimum_of_answers(critic: bool, asked: Model) -> None:
 
 
 def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every target of an answer has one, and its sign is that of what the answer earned."""
+    """Every target of an answer has a weight, with the sign of the answer's advantage."""
     monkeypatch.setattr(ppo, "NUM_BASE_SLOW", 40)
     seen: list[tuple[list[int], list[float]]] = []
 
@@ -151,7 +151,7 @@ def test_prompts_have_no_weight(asked: Model, monkeypatch: pytest.MonkeyPatch) -
 def test_a_reward_model_judges_answers(
     asked: Model, base: Model, tmp_path: Path, kamon: Callable[..., Result]
 ) -> None:
-    """Behind the prompt, where it judges otherwise than without."""
+    """It reads them after the prompt, and judges them differently without it."""
     pairs = [Preference("b" + x, "a" + x, "?") for x in ("", "a", "b")] * 9
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
     judge = reward_model.reward_model(asked, pairs, [], **settings, output=tmp_path / "r")
@@ -214,7 +214,7 @@ def test_interrupted(
     again = ppo.resume(path)
     assert again.training["finished"]
     same(again, whole)
-    assert len({line["beta"] for line in whole.metrics}) > 3  # it does adapt
+    assert len({line["beta"] for line in whole.metrics}) > 3  # kl_coef adapts
     same(kamon.load(path, engine=engine, dtype=dtype), whole)
 
 
@@ -240,7 +240,7 @@ def test_steps_draw_documents_of_their_own(base: Model) -> None:
     steps = [texts for texts in seen if len(texts) == 40]
     assert len(steps) == 3
     assert steps[0] != steps[1] != steps[2]
-    # All earn the same: nothing is better than anything else, but for what chance draws.
+    # All samples have the same reward, so only chance decides which are better.
     assert all(texts != base.sample(40, temperature=1.0) for texts in steps)
 
 
@@ -281,7 +281,7 @@ def test_the_coefficient() -> None:
 
 
 def test_a_critic_reads_each_prefix_once_and_knows_it(base: Model) -> None:
-    """Its odds of good come to the mean return of the documents that begin so."""
+    """Its p(good) after a prefix reaches the mean return of the documents with this prefix."""
     from kamon.engines.base import initial_state
     from kamon.engines.batch import pack_sequences
     from kamon.engines.factory import make_engine
@@ -307,7 +307,7 @@ def test_a_critic_reads_each_prefix_once_and_knows_it(base: Model) -> None:
 
 @needs_native
 def test_by_a_reward_model(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> None:
-    """From the command line, and on from where it stood; the reward model must be the same."""
+    """The command line can resume such a run, if the reward model is still the same."""
     base.save(tmp_path / "base")
     pairs = [Preference("a" + x, "b" + y) for x in ("", "a", "b") for y in ("", "a", "b")] * 3
     settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 0.02}
@@ -346,7 +346,7 @@ def test_a_function_goes_on_from_python_alone(
     ppo.ppo(base, first_a, **SMALL, output=path, should_stop=stop_after(2))
     refused = kamon("ppo", "--resume", path)
     assert refused.code == 2
-    assert "the reward was the function first_a, which is not saved" in refused.err
+    assert "the reward was the function first_a, which Kamon cannot save" in refused.err
     same(ppo.resume(path, first_a), ppo.ppo(base, first_a, **SMALL))
 
 

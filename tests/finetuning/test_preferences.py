@@ -1,4 +1,4 @@
-"""Preferences: what is read, written and mended, pairs from counts, and the language of rules."""
+"""Preferences: reading, writing and repairing files, built-in pairs, and rules."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
-    """What is left is whole lines, and all of those that were whole."""
+    """Kamon keeps all complete lines and removes the rest."""
     path = tmp_path / "p.jsonl"
     preferences.write(path, ANSWERS[:3])
     content = path.read_bytes()
@@ -124,7 +124,8 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         said = preferences.repair_tail(path)
         whole = content[:size].count(b"\n")
         mended = path.read_bytes()
-        if content[: size + 1].count(b"\n") > whole and content[:size]:  # all but its end is there
+        # True if only the line end is missing.
+        if content[: size + 1].count(b"\n") > whole and content[:size]:
             assert said == f"{path}, line {whole + 1} had no line end, so Kamon added one"
             assert mended == content[: size + 1]
         else:
@@ -142,8 +143,8 @@ def test_wherever_a_line_is_torn(tmp_path: Path) -> None:
         ("[1]", "line 1 is not a JSON object such as"),
         ('{"chosen": "a"}', 'line 1 has no text under "rejected"'),
         ('{"rejected": "a"}', 'line 1 has no text under "chosen"'),
-        ('{"chosen": "a", "rejected": 3}', 'something else than text under "rejected"'),
-        ('{"chosen": "a", "rejected": "b", "prompt": 3}', 'else than text under "prompt"'),
+        ('{"chosen": "a", "rejected": 3}', 'a value that is not text under "rejected"'),
+        ('{"chosen": "a", "rejected": "b", "prompt": 3}', 'that is not text under "prompt"'),
         ('{"chosen": "a", "rejected": "a"}', "line 1 compares a text with itself"),
         ('{"text": "a", "liked": "yes"}', '"liked" must be true or false'),
         ('{"liked": true}', 'no text under "text"'),
@@ -233,32 +234,32 @@ def test_rules(rule: str, yes: list[str], no: list[str]) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("", "character 1: this does not fit"),
-        ("len", "character 1: len is compared with one whole number, as in len <= 5"),
-        ("len <= x", "character 8: there is no test 'x'"),
-        ("len<=5 and", "character 11: this does not fit"),
-        ("lenn<5", "character 1: there is no test 'lenn'\nhint: did you mean 'len'?"),
-        ("(len<5", "character 1: this does not fit"),
-        ("len<5)", "character 6: this does not fit"),
-        ("len<5 len>2", "character 7: this does not fit"),
-        ("contains a", "character 10: there is no test 'a'"),
-        ("contains len", "this does not fit"),
-        ("len < True", "there is no test 'True'"),
-        ("len < len", "character 1: len is compared"),
-        ("1 < len < 3", "character 1: len is compared"),
+        ("", "character 1: syntax error"),
+        ("len", "character 1: compare len with one whole number, as in len <= 5"),
+        ("len <= x", "character 8: unknown word 'x'"),
+        ("len<=5 and", "character 11: syntax error"),
+        ("lenn<5", "character 1: unknown word 'lenn'\nhint: did you mean 'len'?"),
+        ("(len<5", "character 1: syntax error"),
+        ("len<5)", "character 6: syntax error"),
+        ("len<5 len>2", "character 7: syntax error"),
+        ("contains a", "character 10: unknown word 'a'"),
+        ("contains len", "syntax error"),
+        ("len < True", "unknown word 'True'"),
+        ("len < len", "character 1: compare len"),
+        ("1 < len < 3", "character 1: compare len"),
         ("contains /a/", "character 10: contains needs a text in quotes"),
-        ('contains "a', 'character 10: what begins with " there does not end'),
-        ('contains "a\\"', 'character 10: what begins with " there does not end'),
+        ('contains "a', 'character 10: the closing " is missing'),
+        ('contains "a\\"', 'character 10: the closing " is missing'),
         ("matches /(/", "regex '(' is not a valid regular expression"),
         ("matches 'a'", "matches needs a regular expression between / and /"),
-        ("len $ 3", "character 5: '$' has no meaning there"),
-        ("len ! 3", "character 5: '!' is no comparison"),
-        ("len<5.5", "character 6: '.' has no meaning there"),
+        ("len $ 3", "character 5: unexpected '$'"),
+        ("len ! 3", "character 5: '!' is not a comparison"),
+        ("len<5.5", "character 6: unexpected '.'"),
         ("len = 99999999999", "character 7: the number has too many digits"),
-        ("not " * 60 + "len<3", "more than 50 `not` in one another"),
+        ("not " * 60 + "len<3", "more than 50 nested `not`"),
         ("(" * 400, "the rule"),
         ("x" * 1001, "the rule has 1,001 characters, and the limit is 1,000"),
-        ("__import__('os')", "character 1: there is no test '__import__'"),
+        ("__import__('os')", "character 1: unknown word '__import__'"),
     ],
 )
 def test_rules_that_are_none(rule: str, message: str) -> None:
@@ -267,7 +268,7 @@ def test_rules_that_are_none(rule: str, message: str) -> None:
 
 
 def test_any_rule_is_what_python_makes_of_it() -> None:
-    """Random rules, beside the same as Python would read them."""
+    """Random rules give the same results as the same rules in Python."""
     rng = random.Random(1)
     texts = ["".join(rng.choices("abeix", k=rng.randrange(7))) for _ in range(40)]
 

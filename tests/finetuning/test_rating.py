@@ -1,4 +1,4 @@
-"""Rating: keys and lines, what is kept as it comes, and a model that follows the answers alone."""
+"""Rating: keys and lines, the saved answers, and a model that depends only on the answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """What the next command reads from a pipe."""
+    """Return a function that sets the lines that the next command reads from a pipe."""
 
     def given(*keys: str) -> None:
         text = "".join(key + "\n" for key in keys).encode()
@@ -70,16 +70,16 @@ def test_answers_from_a_pipe(
     assert done.json["liked"] > 1 > done.json["disliked"]
     assert len(set(done.json["samples"]) - {a.text for a in answers if isinstance(a, Rating)}) == 10
     assert kamon("sample", "rated").code == 0
-    assert "fine-tuned with rate on rated.jsonl: 5 examples" in kamon("inspect", "rated").out
+    assert "Fine-tuning      rate on rated.jsonl: 5 examples" in kamon("inspect", "rated").out
 
-    lines("n")  # and the end of the input
+    lines("n")  # then the input ends
     again = kamon("rate", "rated", "--json")
     assert again.code == 0
     assert "rated.jsonl already has 5 answers" in again.err
     assert again.json["answers"] == 6
     assert preferences.read("rated.jsonl")[:5] == answers
     assert model_dir.load("rated").reference_params == model_dir.load(base).params
-    os.remove("rated.jsonl")  # all is in the directory, too
+    os.remove("rated.jsonl")  # the directory also has all answers
     lines("q")
     assert kamon("rate", "rated", "--json").json == again.json | {
         "seconds": pytest.approx(0, abs=5),
@@ -100,7 +100,7 @@ def test_pairs_from_a_pipe(base: Path, tmp_path: Path, kamon: Kamon, lines: Line
 
 
 def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
-    """Aligned again and again, or an answer taken back: the same, bit for bit, as all at once."""
+    """Repeated alignments, or undone answers, give the same bits as one alignment."""
     opened = rating.opened(base)
     answers = [Rating(doc, doc[1] < "k") for doc in DOCS[::9]]
     params = rating.align(opened, answers).engine.state()["params"]
@@ -113,7 +113,7 @@ def test_the_model_depends_on_the_answers_alone(base: Path) -> None:
 
 
 def test_rated_by_the_engine_that_is_there(tmp_path: Path) -> None:
-    """Whatever engine the base was trained with."""
+    """The engine does not depend on the one that trained the base."""
     shape = {"n_embd": 4, "n_head": 1, "block_size": 4, "num_steps": 1}
     kamon.train(["ain", "bjo"], engine="scalar", size="original", output=tmp_path / "m", **shape)
     tuned = rating.align(rating.opened(tmp_path / "m"), [Rating("ain", True), Rating("bjo", False)])
@@ -121,7 +121,7 @@ def test_rated_by_the_engine_that_is_there(tmp_path: Path) -> None:
 
 
 def test_rated_on_a_tuned_base(base: Path, tmp_path: Path) -> None:
-    """What the base came from is kept, however often it is gone on with."""
+    """The record of the base stays the same if you continue with a rated model."""
     answers = [Rating("ain", True), Rating("bjo", False)]
     for _ in range(3):
         opened = rating.opened(tmp_path / "m" if (tmp_path / "m").exists() else base)
@@ -132,7 +132,7 @@ def test_rated_on_a_tuned_base(base: Path, tmp_path: Path) -> None:
 
 
 def test_answers_to_a_prompt(base: Path, tmp_path: Path, kamon: Kamon, lines: Lines) -> None:
-    """What is proposed answers it, what is said is kept with it; other prompts do not count."""
+    """Kamon saves the prompt with each answer, and ignores answers to other prompts."""
     data = [{"prompt": doc[0].upper(), "completion": doc} for doc in DOCS]
     sft(base, data, num_steps=100, output=tmp_path / "asked")
     out, journal = tmp_path / "m", tmp_path / "m.jsonl"
@@ -191,14 +191,14 @@ def test_nothing_to_learn_from(base: Path, tmp_path: Path, kamon: Kamon, lines: 
     lines("y", "y", "u", "u", "u", "y")
     done = kamon("rate", base, "-o", tmp_path / "m")
     assert (done.code, done.out) == (0, "")
-    assert "there is no answer to undo" in done.err
+    assert "nothing to undo" in done.err
     assert "no model written: Kamon needs one name that you like and one that you" in done.err
     assert sorted(os.listdir(tmp_path)) == ["m.jsonl"]
     assert len(preferences.read(tmp_path / "m.jsonl")) == 1
 
 
 def on_a_terminal(argv: list[str], presses: list[bytes], wanted: bytes) -> tuple[int, bytes]:
-    """Run, press one key for each question, and see what was shown."""
+    """Run a command, press one key per question, and return its exit status and output."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "kamon", *argv]
     running = subprocess.Popen(
@@ -229,7 +229,7 @@ def on_a_terminal(argv: list[str], presses: list[bytes], wanted: bytes) -> tuple
 
 @pytest.mark.parametrize(("last", "code"), [(b"q", 0), (b"\x03", 130), (b"\x04", 0)])
 def test_keys_on_a_terminal(last: bytes, code: int, base: Path, tmp_path: Path) -> None:
-    """Single keys, without Enter; q, Ctrl-C and Ctrl-D keep what was answered."""
+    """Keys need no Enter. After q, Ctrl-C or Ctrl-D, Kamon keeps the answers."""
     argv = ["rate", str(base), "-o", str(tmp_path / "m")]
     found, shown = on_a_terminal(argv, [b"y", b"n", b"Y", last], b"[y/n] ")
     assert found == code, shown
@@ -240,7 +240,7 @@ def test_keys_on_a_terminal(last: bytes, code: int, base: Path, tmp_path: Path) 
 
 
 def test_killed_between_two_answers(base: Path, tmp_path: Path) -> None:
-    """What was answered is on the disk before the next question."""
+    """Each answer is on the disk before the next question."""
     argv = [sys.executable, "-m", "kamon", "rate", str(base), "-o", str(tmp_path / "m")]
     running = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -259,7 +259,7 @@ def test_killed_between_two_answers(base: Path, tmp_path: Path) -> None:
 
 
 def test_rated_from_python(base: Path, tmp_path: Path) -> None:
-    """As many answers as keys, all of them kept, and the model that they make."""
+    """Each key makes an answer, and Kamon saves all answers and the model aligned with them."""
     keys = iter("ynynynq")
     said: list[str] = []
     journal = tmp_path / "j.jsonl"

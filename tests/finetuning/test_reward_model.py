@@ -1,4 +1,4 @@
-"""Reward models: what they learn of pairs, how sure they are, and that they stay what they were."""
+"""Reward models: learning from pairs, calibration, and that they stay language models."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_it_learns_what_is_preferred(learned: Model) -> None:
 
 @pytest.mark.parametrize(("engine", "dtype"), ENGINES_AND_DTYPES)
 def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> None:
-    """Of the two tokens behind the whole document and its end, as a decoder reads them."""
+    """It is the difference of the logits of both tokens, which a decoder returns after the end."""
     model = reward_model.reward_model(
         base, PAIRS[:9], [], num_steps=2, batch_size=2, engine=engine, dtype=dtype
     )
@@ -64,14 +64,14 @@ def test_a_reward_is_the_odds_of_good(engine: str, dtype: str, base: Model) -> N
 
 
 def test_at_first_nothing_is_known(base: Model) -> None:
-    """The loss of the first step is log 2: both tokens begin alike."""
+    """The loss of the first step is log 2, because both tokens start with equal rows."""
     model = reward_model.reward_model(base, PAIRS[:10], num_steps=1, batch_size=4)
     assert model.metrics[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
 
 
 @needs_native
 def test_it_stays_a_language_model(base: Model, learned: Model) -> None:
-    """What special tokens take from texts is hardly to be seen, and no sample has one."""
+    """Special tokens take hardly any probability from texts, and no sample has one."""
     tokenizer = learned.tokenizer
     batch = pack_sequences([tokenizer.encode_document(doc) for doc in DOCS])
     before, after = (sum(m.engine.logprobs(batch)) / len(DOCS) for m in (base, learned))
@@ -114,7 +114,7 @@ def test_interrupted(engine: str, dtype: str, base: Model, tmp_path: Path) -> No
 
 
 def test_prompts_and_longer_texts(base: Model) -> None:
-    """Characters and positions that the base lacks come with the pairs."""
+    """Kamon adds the characters and positions that the pairs need."""
     pairs = [Preference("afk" * 5, "bz", "which?"), Preference("a", "b", "which?")] * 8
     model = reward_model.reward_model(base, pairs, [], num_steps=2)
     assert len(reward_model.reward_of(model, ["afk" * 5], "which?")) == 1
@@ -125,7 +125,7 @@ def test_prompts_and_longer_texts(base: Model) -> None:
 
 
 def test_pairs_from_a_file_and_built_in(base: Model, tmp_path: Path) -> None:
-    """As from memory; a file's name is the source, and built-in pairs have held-out ones."""
+    """A file gives the same model as pairs in memory. Built-in pairs have a validation set."""
     path, how = tmp_path / "pairs.jsonl", {"num_steps": 2, "batch_size": 4}
     write(path, PAIRS)
     base.save(tmp_path / "base")
@@ -169,6 +169,6 @@ def test_the_verb(base: Model, tmp_path: Path, kamon: Callable[..., Result]) -> 
     done = kamon("reward", tmp_path / "base", data, "-o", tmp_path / "r2", *flags, "--json")
     known = done.json["tuning"]["calibration"]
     assert sum(row["num_pairs"] for row in known["bins"]) == known["num_pairs"]
-    shown = kamon("inspect", tmp_path / "r")
-    assert "fine-tuned with reward on" in shown.out
+    shown = kamon("inspect", tmp_path / "r", "-v")
+    assert "Fine-tuning      reward on" in shown.out
     assert "<|good|>, <|bad|>" in shown.out

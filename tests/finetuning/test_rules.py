@@ -1,4 +1,4 @@
-"""Rules under random input; single rules and messages: `test_preferences`."""
+"""Rules with random input. `test_preferences` tests single rules and their messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = [*COMPARISONS, *TESTS, "len", "vowels", "matches", "and", "or", "not", "
 PYTHON = ["True", "x", ".", ",", "[", "]", "{", "#", "\\", "if", "lambda", ":=", "**", "1_0", "~"]
 QUOTED = ['"a"', "'a'", '"\\""', "/a+/", "/(/", "/\\//", '"', "'", "/", 'f"a"', "\n", "\0", "é"]
 LETTERS = st.text("abé", max_size=4)
-Case = tuple[str, Rule]  # a rule as it is written, and what it means
+Case = tuple[str, Rule]  # the text of a rule, and its meaning
 
 leaves: st.SearchStrategy[Case] = st.one_of(
     st.builds(
@@ -84,7 +84,7 @@ def test_any_text_is_a_rule_or_an_error_of_ours(written: str, text: str) -> None
 
 @pytest.mark.parametrize("part", ["(", "not ", "(not ", "not (", "len<3 and(", "len<3or(", "len<"])
 def test_deep_rules(part: str) -> None:
-    """No depth is more than Python's parser or stack can take."""
+    """No nesting crashes Python's parser or overflows its stack."""
     for size in range(1, MAX_CHARS // len(part)):
         written = part * size
         for rule in (written, written + "len<3" + ")" * (size if "(" in part else 0)):
@@ -95,7 +95,7 @@ def test_deep_rules(part: str) -> None:
 def test_the_deepest_rules_that_are_read() -> None:
     assert parse_rule("not " * MAX_NOT + "len<3")("a")
     assert parse_rule("(" * 50 + "len<3" + ")" * 50)("a")
-    with pytest.raises(ConfigError, match=f"more than {MAX_NOT} `not` in one another"):
+    with pytest.raises(ConfigError, match=f"more than {MAX_NOT} nested `not`"):
         parse_rule("not " * (MAX_NOT + 1) + "len<3")
 
 
@@ -107,5 +107,5 @@ def test_all_white_space_separates(space: str) -> None:
 
 @pytest.mark.parametrize("rule", ['startswith ("a")', 'matches ("a")', 'contains ("a" "b")'])
 def test_a_text_comes_right_after_its_test(rule: str) -> None:
-    with pytest.raises(ConfigError, match="is needed there"):
+    with pytest.raises(ConfigError, match="expected one of"):
         parse_rule(rule)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: prompts are answered, the base is not forgotten, and it goes on."""
+"""Supervised fine-tuning: the model answers prompts, remembers its base, and runs resume."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.prompts import prompted
 
 Kamon = Callable[..., Result]
-# The prompt is the last letter of its answer, in capitals, which the base does not know.
+# The prompt is the last letter of its answer as a capital, which the base does not know.
 DATA = [{"prompt": doc[-1].upper(), "completion": doc} for doc in DOCS]
 
 
@@ -113,7 +113,7 @@ def test_stopped_and_gone_on(engine: str, dtype: str, share: float, tiny: Path) 
 
 
 def test_a_step_by_hand(tiny: Path) -> None:
-    """The gradient of the first step is that of −log p of answers and documents, token by token."""
+    """The gradient of the first step is that of −log p, summed token by token."""
     base = kamon.load(tiny, engine="scalar")
     tuning = prepare(base, base_of(base, None), DATA, "x", 0.5, {"batch_size": 4, "num_steps": 9})
     learned, _ = divided(DATA, set(base.parts()[1]))
@@ -153,7 +153,7 @@ def test_examples_by_content() -> None:
 
 
 def test_no_answer_is_learned_and_tested_on() -> None:
-    """Neither under another prompt nor in other code points; and no prompt of a few examples."""
+    """Other prompts and other code points count as the same. Rare prompts are divided, too."""
     asked = [{"prompt": p, "completion": f"{c}é{n}"} for n in range(99) for p in "AB" for c in "ab"]
     asked += [each | {"completion": each["completion"].replace("é", "e\u0301")} for each in asked]
     own = [{"prompt": f"{n}?", "completion": f"{c}{n}"} for n in range(150) for c in "ab"]
@@ -208,7 +208,7 @@ def test_prompts_weigh_nothing() -> None:
 
 
 def test_log_probabilities_of_answers(tuned: Model) -> None:
-    """As the decoder gives them, behind the prompt."""
+    """They equal those of the decoder after the prompt."""
     (logprob,) = logprobs(tuned.engine, tuned.tokenizer, ["afk"], "K")
     decoder, tokenizer = tuned.engine.decoder(), tuned.tokenizer
     tokens = [*tokenizer.encode("K"), tokenizer.special[ANSWER]]
@@ -226,7 +226,7 @@ def test_answers_under_conditions(tuned: Model) -> None:
     assert all(answer.startswith("b") and len(answer) >= 3 for answer in answers)
     assert tuned.sample(3, prompt="K", seed=5) == tuned.sample(9, prompt="K", seed=5)[:3]
     assert tuned.sample(1, prompt="", max_len=4)
-    # A draw at each position is that of the same position without a prompt.
+    # Each position uses the same random number with and without a prompt.
     tokens = (*tuned.tokenizer.encode("K"), tuned.tokenizer.special[ANSWER])
     request = SampleRequest(9, 0.5, 42, tuned.tokenizer.bos, prompt_tokens=tokens)
     texts = tuned.tokenizer.decode_documents(sample(tuned.engine, request))
@@ -279,7 +279,7 @@ def test_tuned_again(tuned: Model) -> None:
         ),
         ([{"prompt": "", "completion": ""}], {}, CorpusError, "example 1 has an empty completion"),
         ([{"prompt": "a\0", "completion": "a"}], {}, CorpusError, "has a NUL at character 2"),
-        (["anna"], {}, CorpusError, "example 1 is not a mapping but 'anna'"),
+        (["anna"], {}, CorpusError, "example 1 must be a mapping, not 'anna'"),
         ("instruction", {}, CorpusError, "no file instruction\nhint: did you mean 'instructions'?"),
         (DATA, {"base_share": 1}, ConfigError, "base_share must be from 0 to below 1, not 1"),
         (DATA, {"base_share": "x"}, ConfigError, "base_share must be a number"),
@@ -306,7 +306,7 @@ def test_bases_that_are_none(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="the base must be a model or its directory, not 3"):
         sft(3, DATA)  # type: ignore[arg-type]
     text = kamon.train(["abcd " * 500], mode="text", num_steps=2, size="tiny")
-    with pytest.raises(ConfigError, match="prompts and answers are documents"):
+    with pytest.raises(ConfigError, match="SFT needs a model of a list"):
         sft(text, DATA)
     with pytest.raises(
         ConfigError,
@@ -360,7 +360,7 @@ def test_answers_are_judged() -> None:
 @pytest.mark.skipif(bool(library.why_not()), reason="the scalar engine would take hours")
 @pytest.mark.parametrize("seed", [42, 7])
 def test_most_answers_obey(seed: int, tmp_path: Path, kamon: Kamon) -> None:
-    """With the settings that are picked, by a model of the settings that are picked."""
+    """Both the base and the fine-tuned model use the default settings."""
     assert kamon("train", "names", "-o", tmp_path / "m", f"--seed={seed}").code == 0
     done = kamon("sft", tmp_path / "m", "instructions", "-o", tmp_path / "n", "--json")
     assert done.code == 0, done.err
@@ -393,7 +393,7 @@ def test_the_command(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     assert set("".join(answers)) <= set("KLMNO")
     shown = kamon("sample", out, "--prompt", "K", "-n", 3, "--details", "--temperature=1")
     assert (shown.code, len(shown.out.splitlines())) == (0, 3)
-    assert "fine-tuned with sft on " in kamon("inspect", out).out
+    assert "Fine-tuning      sft on " in kamon("inspect", out).out
     assert kamon("sample", out, "-n", 3, "--copies", "--json").json["samples"][2]["number"] == 2
     assert kamon("eval", out, "-n", 10).code == 0
     found = kamon("sft", tiny, tmp_path / "x.jsonl", "-o", tmp_path / "2", *flags, "--json").json
@@ -419,7 +419,10 @@ def test_standard_input(
 def test_interrupted(tiny: Path, tmp_path: Path, kamon: Kamon) -> None:
     sft(tiny, DATA, num_steps=5, output=tmp_path / "m", should_stop=stop_after(2))
     shown = kamon("inspect", tmp_path / "m").out
-    assert f"stopped after step 3 of 5: resume with `kamon sft --resume {tmp_path / 'm'}`" in shown
+    assert (
+        f"Stopped          after step 3 of 5: resume with `kamon sft --resume {tmp_path / 'm'}`"
+        in shown
+    )
     done = kamon("sft", "--resume", tmp_path / "m", "--json")
     assert done.code == 0, done.err
     assert "from checkpoint generation-000001, after step 3" in done.err
@@ -440,7 +443,7 @@ def test_what_is_picked() -> None:
 
 
 def test_answers_of_two_bytes(tmp_path: Path) -> None:
-    """Byte pairs: no characters to add, special tokens behind the merges."""
+    """With BPE there are no characters to add, and special tokens follow the merges."""
     path = tmp_path / "tokens.json"
     path.write_text(BytePairTokenizer.train(DOCS, 270).to_json())
     base = kamon.train(DOCS, tokenizer=path, num_steps=5, size="tiny")

@@ -426,12 +426,12 @@ def test_arrays_that_are_no_ngram_are_refused() -> None:
     ]:  # fmt: skip
         arrays = ngram.arrays()
         getattr(arrays, name)[place] = value
-        with pytest.raises(ValueError, match="do not fit together"):
+        with pytest.raises(ValueError, match="do not fit each other"):
             NgramTable(engine, arrays)
     for name in ("kept", "shorter", "begins", "tokens", "shares", "longer"):
         arrays = ngram.arrays()
         getattr(arrays, name).pop()
-        with pytest.raises(ValueError, match="do not fit together"):
+        with pytest.raises(ValueError, match="do not fit each other"):
             NgramTable(engine, arrays)
 
 

@@ -307,7 +307,10 @@ def test_the_table_and_the_samples(words: Path, kamon: Kamon) -> None:
     assert done.code == 0
     docs = words.read_text().split()
     learned, held = map(len, split(docs))
-    assert f"216 entries\nTraining    {learned} entries\nValidation  {held} entries\n" in done.err
+    assert (
+        f"216 entries\nTraining         {learned} entries\nValidation       {held} entries\n"
+        in done.err
+    )
     found = kamon("ngram", words, "--order", 3, "-n", 12, "--seed", 5, "--json").json
     table, samples = done.out.split("\n\n")
     head, *lines = table.splitlines()

@@ -551,9 +551,9 @@ def test_what_differs_is_named(many: list[str], monkeypatch: pytest.MonkeyPatch)
         refused(many, "shard_tokens was 100000000, and is 5 now", shard_tokens=5)
         refused(many, "column was text, and is id now", column="id")
         refused(many[:1], r"the input odd \n\\xff.txt is missing now")
-        refused(many[::-1], "its inputs had another order")
+        refused(many[::-1], "its inputs were in another order")
         Path("f/new.txt").write_text("new")
-        refused(many, "f/new.txt was no input")
+        refused(many, "f/new.txt was not an input")
         Path("f/new.txt").unlink()
         pack.pack(many, "s", PackOptions(column="text"))
     os.utime("f/a.txt", ns=(0, 0))
@@ -585,7 +585,8 @@ def test_an_input_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\r\n", "a.txt has only blank lines"),
-        ("a.txt.gz", squeezed(b""), "a.txt.gz has only blank lines"),
+        ("a.txt.gz", squeezed(b""), "a.txt.gz is empty"),
+        ("a.txt.gz", squeezed(b"\n \n"), "a.txt.gz has only blank lines"),
         ("a.txt.gz", b"", "a.txt.gz is empty"),
         ("a.txt.gz", squeezed(b"anna\n")[:-1], "a.txt.gz is damaged: its end is missing"),
         ("a.txt.zst", zstandard.compress(b"anna\n")[:-1], "zst is damaged: its end is missing"),
@@ -653,6 +654,7 @@ def test_inputs_that_cannot_be(kamon: Kamon) -> None:
     for argv, code, message in [
         ("-", 2, "standard input cannot be packed"),
         ("none.txt", 1, "no file none.txt"),
+        ("names", 1, "hint: write the list to a file with `kamon clean names -o names.txt`"),
         ("pipe", 1, "pipe is not a regular file"),
         ("void", 1, "void is an empty directory"),
         ("x.txt x.txt", 2, "x.txt is the same file as x.txt"),

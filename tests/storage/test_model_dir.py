@@ -485,7 +485,7 @@ def test_a_huge_file_is_not_looked_into(model: Path) -> None:
             manifest = json.loads((newest(model) / model_dir.MANIFEST).read_text())
             manifest["files"][name]["size"] = 1 << 33
             (newest(model) / model_dir.MANIFEST).write_text(json.dumps(manifest))
-            with pytest.raises(StoreError, match=r"where .* are enough"):
+            with pytest.raises(StoreError, match=r"but needs at most .*"):
                 model_dir.load(model)
         assert time.process_time() - begin < 2  # to read so much takes longer
         path.write_bytes(original)
@@ -552,16 +552,16 @@ def resign(model: Path) -> None:
         ("model.safetensors", "x" * 3000, "its header is longer than it can be"),
         ("metrics.jsonl", "{\n", "cannot be used"),
         ("metrics.jsonl", "", "metrics.jsonl is empty"),
-        ("metrics.jsonl", "5\n", "metrics.jsonl has a line that is not"),
+        ("metrics.jsonl", "5\n", "metrics.jsonl has a line with a wrong step number"),
         (
             "metrics.jsonl",
             '{"step": 2, "loss": 1, "learning_rate": 1}',
-            "not that of the next step",
+            "a wrong step number",
         ),
         ("metrics.jsonl", '{"step": 1, "loss": NaN, "learning_rate": 1}', "without the numbers"),
         ("metrics.jsonl", '{"step": 1, "loss": 1}', "without the numbers"),
-        ("training.json", "[]", "training.json does not say"),
-        ("training.json", '{"engine": "scalar"}', "training.json does not say"),
+        ("training.json", "[]", "training.json has no valid"),
+        ("training.json", '{"engine": "scalar"}', "training.json has no valid"),
         ("training.json", "[" * 100_000, "cannot be used"),
         ("config.json", '{"n_embd": 1000000007, "n_head": 2}', "not divisible by n_head 2"),
         ("training.json", "", "cannot be used"),
@@ -693,7 +693,7 @@ def test_no_more_lines_than_steps(model: Path) -> None:
     manifest = json.loads((newest(model) / model_dir.MANIFEST).read_text())
     manifest["files"]["metrics.jsonl"]["size"] = 1 << 31
     (newest(model) / model_dir.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=r"metrics.jsonl is damaged: .* where 500,000 are enough"):
+    with pytest.raises(StoreError, match=r"metrics.jsonl is damaged: .* but needs at most 500,000"):
         model_dir.load(model)
     line = json.loads(original)
     lines = [json.dumps(line | {"step": step}) for step in range(1, 1002)]
@@ -718,18 +718,18 @@ def test_tokens_that_no_text_has(char: str, model: Path) -> None:
         ({"seconds": float("inf")}, "Out of range"),
         ({"other": [float("nan")]}, "Out of range"),
         ({"seconds": 10**400}, "too large"),
-        ({"engine": "abacus"}, "does not say what the model was trained on"),
-        ({"dtype": "int8"}, "does not say what the model was trained on"),
-        ({"num_steps_done": 7}, "does not say 1 steps"),
-        ({"finished": None}, "does not say how the training goes on"),
-        ({"hold_out": 1}, "does not say how the training goes on"),
-        ({"held_out": {}}, "does not say what was held out"),
-        ({"corpus": {"source": "here", "num_docs": 3}}, "does not say how the training goes on"),
-        ({"corpus": {"source": "here", "num_docs": 3, "split": 4}}, "does not say what the model"),
-        ({"blend": {"weight": 1.1, "order": 2}}, "does not say what the model is blended with"),
-        ({"blend": {"weight": 0.5, "order": 0}}, "does not say what the model is blended with"),
-        ({"blend": {"weight": 0.5}}, "does not say what the model is blended with"),
-        ({"cross_validation": {"num_folds": 5}}, "does not say what the folds held out"),
+        ({"engine": "abacus"}, "no valid description of the training"),
+        ({"dtype": "int8"}, "no valid description of the training"),
+        ({"num_steps_done": 7}, "no valid number of steps: metrics.jsonl has 1"),
+        ({"finished": None}, "no valid state to resume from"),
+        ({"hold_out": 1}, "no valid state to resume from"),
+        ({"held_out": {}}, "no valid validation loss"),
+        ({"corpus": {"source": "here", "num_docs": 3}}, "no valid state to resume from"),
+        ({"corpus": {"source": "here", "num_docs": 3, "split": 4}}, "no valid description"),
+        ({"blend": {"weight": 1.1, "order": 2}}, "no valid blend"),
+        ({"blend": {"weight": 0.5, "order": 0}}, "no valid blend"),
+        ({"blend": {"weight": 0.5}}, "no valid blend"),
+        ({"cross_validation": {"num_folds": 5}}, "no valid cross-validation losses"),
     ],
 )
 def test_a_training_that_cannot_be(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -755,7 +755,7 @@ def test_squares_are_not_negative(tmp_path: Path) -> None:
     assert broken.state
     broken.state["v"][3] = -1.0
     model_dir.save(tmp_path / "m", broken)
-    with pytest.raises(StoreError, match="has a mean of squares that is below 0"):
+    with pytest.raises(StoreError, match="has a negative mean of squares"):
         model_dir.load(tmp_path / "m")
 
 

@@ -344,14 +344,14 @@ def test_tokens_as_they_are_shown() -> None:
 @pytest.mark.parametrize(
     ("merges", "specials", "message"),
     [
-        ("[[97, 256]]", '["<|bos|>"]', "before both are there"),
-        ("[[97, -1]]", '["<|bos|>"]', "before both are there"),
+        ("[[97, 256]]", '["<|bos|>"]', "before one of them exists"),
+        ("[[97, -1]]", '["<|bos|>"]', "before one of them exists"),
         (
             "[[97, 98], [97, 98]]",
             '["<|bos|>"]',
-            "merge 1 of tokens 97 and 98 makes one that is there",
+            "merge 1 of tokens 97 and 98 makes a token that is a duplicate",
         ),
-        ("[[97, 97], [256, 97], [97, 256]]", '["<|bos|>"]', "there already"),
+        ("[[97, 97], [256, 97], [97, 256]]", '["<|bos|>"]', "a duplicate"),
         (str([[97 if i == 0 else 255 + i] * 2 for i in range(9)]), '["<|bos|>"]', "too long"),
         ("[[97, 0]]", '["<|bos|>"]', "it has a NUL"),
         ("[[97, 98, 99]]", '["<|bos|>"]', "pairs"),

@@ -272,6 +272,28 @@ def test_short_lists_start_from_the_base() -> None:
         assert (start is not None) == starts
 
 
+@pytest.mark.parametrize("init_from", [None, "base"])
+def test_a_long_list_gets_dropout_if_there_is_time_for_it(
+    init_from: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = [f"{i:x}" for i in range(presets.MIN_LONG_DOCS)]
+    usual, long = presets.FINE_TUNING, presets.LONG_FINE_TUNING
+    for num_docs, epochs, expected in (
+        (len(docs), 100, long),
+        (len(docs), presets.MIN_LONG_EPOCHS, long),
+        (len(docs), presets.MIN_LONG_EPOCHS - 1, usual),
+        (len(docs) - 1, 100, usual),
+    ):
+        steps = epochs * num_docs // usual["batch_size"]
+        monkeypatch.setattr(presets, "steps_for_seconds", lambda *_, steps=steps: steps)
+        how: dict[str, Any] = {"hold_out": False, "blend": False, "init_from": init_from}
+        config = decided(docs[:num_docs], budget=60, **how).config
+        assert config.learning_rate == expected["learning_rate"]
+        assert config.dropout == expected.get("dropout", 0)
+        assert config.num_steps == min(steps, 8 * num_docs // usual["batch_size"])
+    assert decided(docs, **how).config.dropout == 0
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -296,8 +318,8 @@ def test_the_command(tmp_path: Path, kamon: Kamon) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
     done = kamon("train", names, "-o", tmp_path / "m", "--num-steps=2", "-v")
-    assert (done.code, "Settings    --from base" in done.err) == (0, True)
+    assert (done.code, "Settings         --from base" in done.err) == (0, True)
     one = kamon("train", names, "-o", tmp_path / "n", "--num-steps=2", "--from=base")
     assert one.out == done.out
     done = kamon("train", names, "-o", tmp_path / "o", "--num-steps=2", "--from=scratch")
-    assert (done.code, "(1 layer," in done.err) == (0, True)
+    assert (done.code, " parameters, 1 layer," in done.err) == (0, True)

@@ -129,7 +129,7 @@ def test_the_command_says_what_it_holds_out(tmp_path: Path, kamon: Kamon) -> Non
     names = tmp_path / "names.txt"
     names.write_text("\n".join(DOCS))
     done = kamon("train", names, "-o", tmp_path / "m", *TINY_FLAGS)
-    assert f"Validation  {len(HELD_OUT)} entries" in done.err
+    assert f"Validation       {len(HELD_OUT)} entries" in done.err
     assert re.search(
         r"^Validation loss  [\d.]+ nats per token \(GPT [\d.]+, \d-gram [\d.]+\)$", done.err, re.M
     )

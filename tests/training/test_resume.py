@@ -237,7 +237,7 @@ def test_a_directory_is_all_that_is_needed(tmp_path: Path, kamon: Kamon) -> None
     names.unlink()
     done = kamon("train", "--resume", tmp_path / "m", "--extend", 4)
     assert done.code == 0
-    assert "Resuming    from checkpoint generation-000001, after step 3" in done.err
+    assert "Resuming         from checkpoint generation-000001, after step 3" in done.err
     assert "Trained 7 steps" in done.err
 
 
@@ -289,7 +289,7 @@ def test_of_eight_starters_one_wins(tmp_path: Path) -> None:
         assert sorted(codes) == [0] + [1] * 7, ends
         told = [err for err, code in zip(ends, codes, strict=True) if code]
         for err in told:
-            assert re.search(r"is being written by|already contains a model", err.splitlines()[-1])
+            assert re.search(r"is being written by|already contains a model", err)
         assert model_dir.load(folder / "m").training["finished"]
 
 
@@ -472,7 +472,7 @@ def test_killed_at_any_instant(
             if running.poll() is None:
                 running.kill()
             _, said = running.communicate()
-            if running.returncode == 0 or "at its end" in said:
+            if running.returncode == 0 or "has finished its" in said:
                 break  # by itself, or killed after its last save, which left nothing to go on with
             assert running.returncode == -signal.SIGKILL, said
             kills += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,7 @@ from kamon.generation.constraints import GenerationConstraints
 from kamon.generation.sampling import sample_token
 from kamon.generation.text import continue_text, prompt_of
 from kamon.tokenizers.char import CharTokenizer
+from kamon.training import presets
 from kamon.training.data import as_given
 from kamon.training.loop import Progress, make_plan
 from kamon.training.setup import build_setup
@@ -243,6 +245,31 @@ def test_train_sample_resume(text: Path, kamon: Kamon, tmp_path: Path) -> None:
     assert kamon("train", "--resume", model, "--extend", 3, names_of(tmp_path)).code == 2
 
 
+@pytest.mark.parametrize("budget", [None, 3600.0])
+def test_a_text_starts_from_a_model_of_text_for_as_many_steps_as_from_scratch(
+    budget: float | None, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text is one document, but not one example."""
+    monkeypatch.setattr(presets, "steps_for_seconds", lambda *_: 5_000)
+    model = kamon.train(text, mode="text", **SHAPE)
+    stop: dict[str, Any] = {"budget": budget, "should_stop": lambda: True}
+    for init_from in (None, model):
+        config = kamon.train(text, mode="text", init_from=init_from, **stop).config
+        assert config.num_steps == (5_000 if budget else presets.TEXT_STEPS)
+
+
+def test_a_list_with_many_blank_lines_may_be_a_text(text: Path, kamon: Kamon) -> None:
+    def says(lines: list[str]) -> bool:
+        text.write_text("\n".join(lines))
+        done = kamon("train", text, "--num-steps=1", "-o", text.parent / "m", "--overwrite")
+        assert done.code == 0, done.err
+        return "hint: for running text, add --mode text\n" in done.err
+
+    lines = verses().splitlines()
+    assert says([f"{line}\n" if n % 5 == 0 else line for n, line in enumerate(lines)])
+    assert not says([f"{line}\n" if n % 20 == 0 else line for n, line in enumerate(lines)])
+
+
 def names_of(tmp_path: Path) -> Path:
     path = tmp_path / "other.txt"
     path.write_text("another text\n" * 100)
@@ -355,7 +382,7 @@ def test_the_next_tokens_of_a_text_are_those_that_samples_are_drawn_from(
 def test_what_needs_an_end_is_refused(verb: list[str], model: Path, kamon: Kamon) -> None:
     done = kamon(*(model if word == "M" else word for word in verb))
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("and this model was trained on a text\nhint: use a model of a list\n")
+    assert done.err.endswith("needs a model of a list, and this one was trained on a text\n")
 
 
 def test_pictures_of_a_text(model: Path, kamon: Kamon) -> None:

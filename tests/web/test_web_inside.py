@@ -127,8 +127,8 @@ def test_what_cannot_be_traced(char: Model, bpe: Model) -> None:
 def test_models_without_an_ngram(char: Model) -> None:
     no_docs = replace(char, documents=Documents.of([]))
     for model, limits, why in (
-        (no_docs, LIMITS, "keeps no documents"),
-        (char, replace(LIMITS, ngram_bytes=100), "100 at most"),
+        (no_docs, LIMITS, "does not contain its list"),
+        (char, replace(LIMITS, ngram_bytes=100), "the limit for n-grams is 100"),
     ):
         found = traced(model, "banna", limits)
         assert found.ngram_order is None

@@ -432,7 +432,7 @@ def test_a_paused_training_can_be_stopped(server: Server) -> None:
 def test_a_training_that_takes_too_long_is_stopped(make: Callable[..., Server]) -> None:
     found = make(job_seconds=0.2).trained(text=LIST, settings=LONG)
     assert found["state"] == "stopped"
-    assert "longest" in found["error"]
+    assert "the limit for a training" in found["error"]
     assert found["model"] == found["id"]
     assert found["seconds"] < 5
 
@@ -593,7 +593,7 @@ def test_a_worker_ends_with_its_input() -> None:
 def test_garbage_is_no_training(content: bytes) -> None:
     code, said = worker_with(content)
     assert (code, [message["type"] for message in said]) == (2, ["failed"])
-    assert "no training" in said[0]["error"]
+    assert "not a training" in said[0]["error"]
 
 
 def test_garbage_is_no_command() -> None:
@@ -603,14 +603,14 @@ def test_garbage_is_no_command() -> None:
 
 
 WORKERS = {
-    "nonsense": ("print('what?', flush=True); input()", "nobody understands"),
-    "no-object": ("print('[1]', flush=True)", "nobody understands"),
-    "unknown": ('print(\'{"type": "dance"}\', flush=True)', "nobody understands"),
+    "nonsense": ("print('what?', flush=True); input()", "sent an invalid message"),
+    "no-object": ("print('[1]', flush=True)", "sent an invalid message"),
+    "unknown": ('print(\'{"type": "dance"}\', flush=True)', "sent an invalid message"),
     "too-early": (
         'print(\'{"type": "moment", "step": 0, "params": "", "samples": []}\', flush=True)',
-        "nobody understands",
+        "sent an invalid message",
     ),
-    "endless": ("import sys\nwhile True: sys.stdout.write('[' * 5000)", "nobody understands"),
+    "endless": ("import sys\nwhile True: sys.stdout.write('[' * 5000)", "sent an invalid message"),
     "crash": ("import os; os.abort()", f"exit code {-signal.SIGABRT}"),
     "silence": ("pass", "exit code 0"),
 }
@@ -654,11 +654,14 @@ BAD = {
     "both": ({"text": LIST, "builtin": "names"}, 'give either "text" or "builtin"'),
     "empty": ({"text": ""}, "is empty"),
     "blank": ({"text": " \n\t\n"}, "has only blank lines"),
-    "one": ({"text": "anna"}, "one document"),
+    "one": ({"text": "anna"}, "has only one entry"),
     "again": ({"text": "anna\nanna\n", "name": "mine"}, "mine has only one entry, repeated"),
     "nul": ({"text": "anna\nb\0b"}, "line 2 has a NUL"),
     "divides": ({"text": LIST, "settings": {"n_embd": 10, "n_head": 4}}, "set n_head to"),
-    "budget-and-steps": ({"text": LIST, "budget": 1, "settings": {"num_steps": 3}}, "not both"),
+    "budget-and-steps": (
+        {"text": LIST, "budget": 1, "settings": {"num_steps": 3}},
+        "give either budget or num_steps",
+    ),
     "large": ({"text": LIST, "settings": {"n_layer": 16, "n_embd": 512}}, "smaller n_embd"),
     "characters": (
         {"text": "\n".join(map(chr, range(0x4E00, 0x9E00))), "settings": {"n_embd": 64}},
@@ -1035,7 +1038,7 @@ def test_what_a_training_would_warn_of(server: Server) -> None:
     for text, wanted in (
         (LIST, []),
         ("\n".join(WORDS[:12]), []),
-        ("anna", ["three.txt has only one entry"]),
+        ("anna", ["three.txt has only one entry: add more entries, or use --mode text"]),
     ):
         found = server.ask("POST", "/clean", {"text": text, "name": "three.txt"}).json()
         assert found["warnings"] == wanted

@@ -161,7 +161,7 @@ def test_what_is_taken_back_leaves_no_trace(base: Model, ratings: Ratings) -> No
     assert rated.proposals[0] == given[1].text
     rated = ratings.undo(rated.id, GO_ON)
     assert rated.answers == []
-    with pytest.raises(WebError, match="no answer to undo") as error:
+    with pytest.raises(WebError, match="nothing to undo") as error:
         ratings.undo(rated.id, GO_ON)
     assert error.value.status == 409
     assert rated.proposals[0] == first[0]
@@ -337,7 +337,7 @@ def test_a_save_that_is_given_up_writes_nothing(ratings: Ratings, tmp_path: Path
 def test_a_model_of_text(tmp_path: Path) -> None:
     model = kamon.train([" ".join(DOCS * 5)], mode="text", num_steps=1, n_embd=4, block_size=8)
     ratings = ratings_of(model, tmp_path)
-    with pytest.raises(ConfigError, match="ratings are of documents"):
+    with pytest.raises(ConfigError, match="rating needs a model of a list"):
         start(ratings)
     assert ratings.sessions == {}
 

@@ -1,9 +1,10 @@
-"""The command line: finds the command, runs it, and turns errors into messages and exit codes.
+"""The command line. It runs the command, and turns errors into messages and exit codes.
 
 0    done
 1    runtime error: a missing file, an unusable list, a full disk
 2    usage error: a bad option, value or setting
-130  stopped by Ctrl-C; 143 by SIGTERM, while training
+130  stopped by Ctrl-C
+143  stopped by SIGTERM, while training
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ GLOBAL_OPTIONS = {
 
 def command() -> NoReturn:
     """Run the command of this process, and exit."""
-    gc.set_threshold(100_000)  # collecting garbage takes a tenth of a short command
+    gc.set_threshold(100_000)  # garbage collection takes a tenth of the time of a short command
     code = main()
     if "kamon.engines.distributed" in sys.modules:
         from kamon.engines.distributed import hard_exit
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_stdout()
         return 1
     except OSError as error:

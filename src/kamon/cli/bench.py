@@ -71,7 +71,7 @@ def amount(value: float, unit: str) -> str:
                 value, unit = value / factor, larger + unit.removeprefix("µs")
     rounded = float(f"{value:.3g}")
     digits = f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:g}"
-    return f"{digits} {unit.replace(' a ', ' per ')}"
+    return f"{digits} {unit}"
 
 
 def processor() -> str:

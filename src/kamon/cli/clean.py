@@ -40,17 +40,17 @@ CHANGES = {
     "--transliterate": f"write all text in ASCII, such as Zhanna for Жанна ({EXTRA})",
 }
 DROPS = {
-    "--min-len N": "drop entries shorter than N characters; a letter with its accents counts as "
-    "one [default: 1]",
+    "--min-len N": "drop entries shorter than N characters (a letter with its accents counts "
+    "as one) [default: 1]",
     "--max-len N": "drop entries longer than N characters",
-    "--keep-regex REGEX": "drop entries in which the regular expression REGEX is not found",
-    "--drop-regex REGEX": "drop entries in which the regular expression REGEX is found",
-    "--script NAME": "drop entries with letters outside the Unicode script NAME, such as Latin; "
-    f"repeat the option to allow several ({EXTRA})",
+    "--keep-regex REGEX": "drop entries without a match of the regular expression REGEX",
+    "--drop-regex REGEX": "drop entries with a match of the regular expression REGEX",
+    "--script NAME": "drop entries with letters outside the Unicode script NAME, such as Latin "
+    f"(may be repeated, {EXTRA})",
     "--drop-words FILE": "drop entries with one of the words or phrases in FILE, one per line, "
     "in any case",
     "--offensive": f"drop entries with one of about 400 offensive English words ({EXTRA})",
-    "--keep-repetitions": "keep duplicates; not with --near",
+    "--keep-repetitions": "keep duplicates (not with --near)",
     "--near PERCENT": "drop entries that are at least PERCENT (75 to 100) similar to an earlier "
     f"one: at 80, one edit per five characters ({EXTRA})",
 }
@@ -70,7 +70,7 @@ def run(args: Args) -> None:
     from kamon.data import corpus
     from kamon.data.cleaning import Options, clean
 
-    if args.output == "-":  # as the input's - is standard input
+    if args.output == "-":  # standard output, as - is standard input for INPUT
         args.output = None
     if args.input == args.drop_words == "-":
         raise ConfigError(
@@ -89,7 +89,7 @@ def run(args: Args) -> None:
     if args.output is not None:
         check_not_input(args.output, args.input)
         check_file(args.output, overwrite=args.overwrite, folder=True)
-    # NFC is one of the steps: its changes are counted.
+    # NFC is one of the steps, and Kamon counts what it changes.
     source = corpus.read(args.input, **reading(args), composed=False)
     say_corpus(source, args.input)
     cleaned = clean(source.docs, options)
@@ -124,14 +124,14 @@ def say_step(step: Step) -> None:
     shown = ""
     if step.examples:
         doc, other = step.examples[0]
-        alone = step.name == "repetitions"  # both texts are equal
-        shown = short(doc) if alone else f"{short(doc)} {arrow} {short(other)}"
+        equal = step.name == "repetitions"
+        shown = short(doc) if equal else f"{short(doc)} {arrow} {short(other)}"
         shown = f", such as {shown}"
     say(labelled(name, f"{step.action} {count(step.count, 'entry')}{shown}"))
 
 
 def short(text: str) -> str:
-    """Return the text on one line, cut, with invisible characters escaped: steps remove such."""
+    """Return the text in quotes on one line, shortened, with invisible characters escaped."""
     cut = text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"
     shown = (char if char.isprintable() else ascii(char)[1:-1] for char in one_line(cut))
     return f'"{"".join(shown)}"'

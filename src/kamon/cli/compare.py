@@ -4,7 +4,7 @@ First come samples side by side. Samples in one line use the same random numbers
 entries of the base's list. Then come measurements of N samples of each model:
 
   KL          distance to the base, in nats per sample
-  win rate    over the base, with its 95% interval; ties count as half
+  win rate    over the base, with its 95% interval (ties count as half)
   unique      share of samples without duplicates
   novel       share of samples that are not in the list
   length      mean number of characters
@@ -49,14 +49,14 @@ OPTIONS = {
     "-n N": "samples of each model [default: 1000]",
     "--show N": "samples to print [default: 10]",
     "--seed S": "seed of the samples [default: the base's]",
-    "--prompt TEXT": "compare completions of TEXT; for models of `kamon sft`",
+    "--prompt TEXT": "compare completions of TEXT, for models of `kamon sft`",
 }
 JUDGES = {
     "--reward DIR": "judge samples by this reward model",
     "--prefer RULE": "judge samples by this rule, as in `kamon dpo`",
 }
 PICTURE = {
-    "-o, --output FILE": "plot the frontier as .png or .svg; needs a judge",
+    "-o, --output FILE": "plot the frontier as .png or .svg (needs a judge)",
     "--overwrite": "replace FILE if it exists",
 }
 EXAMPLES = """\
@@ -184,7 +184,7 @@ def cell(text: str, width: int) -> str:
 
 
 def name_cell(name: str, width: int) -> str:
-    """Return a name padded to `width`, or its two ends: names often differ at the end."""
+    """Return a name padded to `width`, or its two ends, because names often differ at the end."""
     shown, size = name, len(name)
     while columns(shown) > width:
         size -= 1
@@ -251,7 +251,7 @@ def print_rewards(comparison: Comparison) -> None:
 
 
 def print_frontier(comparison: Comparison, *, by_wins: bool) -> None:
-    """Print the frontier by KL; * marks models that no other dominates."""
+    """Print the frontier by KL, with * for the models that no other dominates."""
     from kamon.finetuning.compare import frontier_points, pareto_front
 
     width = name_width(comparison)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OPTIONS = {
     "DIR": "directory of the model",
     "[PREFIX]": "beginning of the entry [default: empty]",
-    "--next N": "number of next characters to print; the others are summed [default: 10]",
+    "--next N": "number of next characters to print, with the sum of the others [default: 10]",
     "--temperature T": "temperature of the next characters: 0 is greedy, 1 is the model's own "
     "distribution [default: 1]",
     "--interactive": "complete while you type: Tab accepts, Enter prints the line, Esc leaves",
@@ -55,7 +55,7 @@ def run(args: Args) -> int:
     prefix = model.tokenizer.normal(args.prefix)
     prefix = "".join(map(str, exchange(model, prefix, args.unknown)))
     if args.interactive:
-        model.check_documents("--interactive completes documents")
+        model.check_documents("--interactive")
         complete_lines(model, prefix, args)
         return 0
     tokens = next_tokens(model, prefix, temperature=args.temperature)
@@ -73,7 +73,7 @@ def run(args: Args) -> int:
 
 
 def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
-    """Print only the next tokens, for a model of text, whose completions have no end."""
+    """Print only the next tokens, because the completions of a model of text have no end."""
     if args.json:
         print_json(next_json(tokens, prefix, args))
     else:

@@ -33,7 +33,7 @@ kamon dpo --resume short                       # resume after an interruption
 OPTIONS = {
     "[DATA]": tuning.PAIRS,
     "--prefer RULE": "instead of DATA: prefer samples that satisfy RULE, such as 'len<=5 and not "
-    'endswith "a"\'; RULE can use len, vowels, startswith, endswith, contains, matches /regex/, '
+    'endswith "a"\', made of len, vowels, startswith, endswith, contains, matches /regex/, '
     "and, or, not, ( )",
 }
 
@@ -96,12 +96,12 @@ def run(args: Args) -> int:
 
 
 def check(args: Args) -> None:
-    """Raise ConfigError for arguments that do not fit together, or for a rule that is none."""
+    """Raise ConfigError for arguments that do not fit together, or for an invalid rule."""
     tuning.check(args, "dir")
     if args.resume is None and (args.data is None) == (args.prefer is None):
         raise ConfigError(
             "dpo needs either DATA or --prefer RULE",
-            "DATA is a file of pairs, or common; RULE is such as 'len <= 5'",
+            "give a file of pairs or common as DATA, or a rule such as --prefer 'len <= 5'",
         )
     if args.prefer is not None:
         from kamon.finetuning.rules import parse_rule
@@ -134,7 +134,7 @@ def say_problems(model: Model) -> None:
     """Print why the run ended early, and signs of reward hacking."""
     measured = model.training.measured
     if measured["over_budget"]:
-        kept = "; Kamon kept the best model below it" if measured["kept_within"] else ""
+        kept = ", and Kamon kept the best model below it" if measured["kept_within"] else ""
         say(f"The KL reached --max-kl {measured['settings']['max_kl']:g}{kept}")
     for sentence in measured["collapse"]:
         hint = "try a larger --beta, a smaller --max-kl or fewer --num-steps"

@@ -12,15 +12,28 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import count, json_keys, loss_curve, one_line, print_json
+from kamon.cli.output import (
+    VERBOSITY,
+    count,
+    json_keys,
+    labelled,
+    loss_curve,
+    one_line,
+    print_json,
+    recent,
+    say_hint,
+    shape_of,
+)
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_json
 from kamon.config import listed
+from kamon.engines.parameters import num_params, parameter_shapes
 from kamon.errors import ConfigError
 
 MAX_POSITIONS = 16  # in a table: as wide as a terminal
 
 if TYPE_CHECKING:
+    from kamon.storage.checkpoint import Checkpoint
     from kamon.storage.records import TrainingRecord
     from kamon.tokenizers.base import Tokenizer
 
@@ -92,7 +105,6 @@ def show_shards(args: Args) -> None:
 
 
 def show_model(args: Args) -> None:
-    from kamon.engines.parameters import num_params, parameter_shapes
     from kamon.storage.model_dir import load
 
     stored = load(args.dir)
@@ -113,61 +125,81 @@ def show_model(args: Args) -> None:
             }
         )
         return
-    print(f"{args.dir}: all checksums verified\n")
+    show_summary(args.dir, stored)
+    if VERBOSITY.verbose:
+        show_settings(stored)
+    else:
+        say_hint("`--verbose` also shows the settings and the parameters")
+
+
+def show_summary(path: str, stored: Checkpoint) -> None:
+    """Print a few lines on the model, its data and its losses."""
+    training, losses = stored.training, [line["loss"] for line in stored.metrics]
+    size = f"{num_params(stored.config):,} parameters, {shape_of(stored.config)}"
+    print_line("Model", f"{size}, {count(stored.config.vocab_size, 'token')}")
+    entries = count(training.corpus.num_docs, "entry")
+    print_line("Data", f"{training.corpus.source}: {entries}")
+    base, tuning, blend = training.get("init_from"), training.tuning, training.blend
+    if base:
+        print_line("Start", "the pretrained base" if base == "base" else str(base))
+    if tuning:
+        print_line("Base", f"{tuning.base.path or 'a model'} (SHA-256 {tuning.base.sha256})")
+        examples = f"{tuning.data.source}: {tuning.data.num_examples:,} examples"
+        print_line("Fine-tuning", f"{tuning.kind} on {examples}")
+    steps = f"{training.num_steps_done:,} steps in {training.seconds:.1f} s"
+    print_line("Training", f"{steps}, {training.engine} engine, {training.dtype}")
+    if not training.finished:
+        of = f"after step {len(losses):,} of {stored.config.num_steps:,}"
+        print_line(
+            "Stopped", f"{of}: resume with `kamon {training.kind or 'train'} --resume {path}`"
+        )
+    if blend:
+        print_line("Blend", f"{blend.weight:.3f} GPT + {1 - blend.weight:.3f} {blend.order}-gram")
+    if len(losses) > 1:
+        print_line("Loss curve", loss_curve(losses, sys.stdout))
+    if losses:
+        print_line("Training loss", f"{recent(losses):.3f} nats per token")
+    if validation := validation_loss(training):
+        print_line("Validation loss", validation)
+    print_line("Files", "all checksums verified")
+
+
+def print_line(label: str, text: str) -> None:
+    print(labelled(label, text, sys.stdout))
+
+
+def validation_loss(training: TrainingRecord) -> str | None:
+    """Return the loss on entries that were not learned, and the losses of the parts of a blend."""
+    blend, crossed = training.blend, training.cross_validation
+    losses = training.held_out or crossed
+    if losses is None:
+        return None
+    text = f"{losses.loss:.3f} nats per token"
+    if blend and losses.gpt_loss is not None and losses.ngram_loss is not None:
+        parts = f"GPT {losses.gpt_loss:.3f}, {blend.order}-gram {losses.ngram_loss:.3f}"
+        text += f" ({parts})"
+    return f"{text}, {crossed.num_folds}-fold" if crossed else text
+
+
+def show_settings(stored: Checkpoint) -> None:
+    """Print the settings, the tokens, and a table of the parameters."""
+    print()
     for name, value in asdict(stored.config).items():
         print(f"{name:28} {value}")
+    if tuning := stored.training.tuning:
+        print(f"\n{tuning.kind}")
+        for name, value in tuning.settings.items():
+            print(f"{name:28} {value}")
     print(f"\n{tokens_line(stored.tokenizer)}")
     print(f"\n{'parameter':16} {'shape (out, in)':>16} {'numbers':>9} {'mean':>9} {'std':>9}")
     start = 0
-    for name, shape in shapes.items():
+    for name, shape in parameter_shapes(stored.config).items():
         numbers = stored.params[start : start + prod(shape)]
         start += prod(shape)
         mean = sum(numbers) / len(numbers)
         deviation = (sum((x - mean) * (x - mean) for x in numbers) / len(numbers)) ** 0.5
         print(f"{name:16} {shape!s:>16} {len(numbers):9,} {mean:9.3f} {deviation:9.3f}")
     print(f"{'total':16} {'':16} {start:9,}")
-    training, tuning = stored.training, stored.training.tuning
-    steps = f"{training.num_steps_done:,} steps by the {training.engine} engine"
-    steps += f" in {training.seconds:.1f} s"
-    entries = count(training.corpus.num_docs, "entry")
-    trained = f"trained on {training.corpus.source}: {entries}"
-    print()
-    if tuning:
-        examples = f"{tuning.data.source}: {tuning.data.num_examples:,} examples"
-        print(f"{trained}\nfine-tuned with {tuning.kind} on {examples}, {steps}")
-        print(f"base: {tuning.base.path or 'a model'} (SHA-256 {tuning.base.sha256})")
-        for name, value in tuning.settings.items():
-            print(f"{name:28} {value}")
-    else:
-        print(f"{trained}, {steps}")
-    for line in about_parts(training):
-        print(line)
-    if not training.finished:
-        done, wanted = len(losses), stored.config.num_steps
-        verb = training.kind or "train"
-        print(f"stopped after step {done:,} of {wanted:,}: resume with", end=" ")
-        print(f"`kamon {verb} --resume {args.dir}`")
-    print(f"training loss {loss_curve(losses, sys.stdout)} nats per token")
-
-
-def about_parts(training: TrainingRecord) -> list[str]:
-    """Return the lines on the base, the blend, and the losses on entries that were not learned."""
-    lines = []
-    base, blend = training.get("init_from"), training.blend
-    if base:
-        lines.append(f"started from {'the pretrained base' if base == 'base' else base}")
-    if blend:
-        weights = f"{blend.weight:.3f} GPT + {1 - blend.weight:.3f} {blend.order}-gram"
-        lines.append(f"blend: {weights}")
-    losses, name = training.held_out or training.cross_validation, "validation loss"
-    if training.cross_validation:
-        name = f"{training.cross_validation.num_folds}-fold cross-validation loss"
-    if losses:
-        lines.append(f"{name} {losses.loss:.3f} nats per token")
-        if blend and losses.gpt_loss is not None and losses.ngram_loss is not None:
-            parts = f"GPT {losses.gpt_loss:.3f}, {blend.order}-gram {losses.ngram_loss:.3f}"
-            lines[-1] += f" ({parts})"
-    return lines
 
 
 def show_positions(args: Args) -> None:

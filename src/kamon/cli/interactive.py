@@ -1,7 +1,7 @@
 """Completion while you type: suggestions under the line, on a terminal.
 
-A thread computes them, with a fraction of the usual effort and only for the newest text, so that
-typing never waits for them.
+A thread computes them with a fraction of the usual effort, and only for the newest text. So typing
+never waits for them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
     from kamon.model import Model
 
-EFFORT = 0.2  # of a search that a person waits for
-ROWS = 6  # of next tokens, and of completions: both stay on a small screen
+EFFORT = 0.2  # relative to a search that a person waits for
+ROWS = 6  # of next tokens, and of completions: both fit on a small screen
 HELP = "Tab: accept the first completion   Enter: next line   Esc: leave"
 
 
 class Suggestions(NamedTuple):
-    """What is shown under the line `text`; best: its first longer completion, or the text."""
+    """The suggestions under the line."""
 
-    text: str
-    best: str
+    text: str  # in the line
+    best: str  # the first completion that is longer, or the text
     lines: list[str]
 
 
@@ -132,7 +132,7 @@ def line_editor(
     app: Application[str | None] = Application(
         layout=Layout(HSplit([line, table])), key_bindings=keys, erase_when_done=True
     )
-    app.ttimeoutlen = 0.05  # seconds after Esc, with which other keys begin
+    app.ttimeoutlen = 0.05  # seconds to wait after Esc, because other keys begin with it
     app.timeoutlen = 0.05
     app.pre_run_callables.append(changed)
     return app

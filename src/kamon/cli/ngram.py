@@ -1,9 +1,8 @@
 """Measure n-gram models of a list.
 
-The table has the losses of each order on the validation set: nats per token, with the end of an
-entry as a token, bits per character, and perplexity. The best order then makes samples, without
-empty ones. Without a validation set, the n-gram of --order makes
-the samples.
+The table has the losses of each order on the validation set: nats per token (the end of an entry
+is a token), bits per character, and perplexity. The best order then makes samples, without empty
+ones. Without a validation set, the n-gram of --order makes the samples.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kamon.training.setup import ResumePoint, TrainingSetup
 
 P = TypeVar("P")
-CURVE_WIDTH = 40
 RED, GREEN, YELLOW, CYAN, BOLD, DIM = "1;31", "32", "1;33", "36", "1", "2"  # codes of ANSI
+LABEL_WIDTH = 16
 
 
 @dataclass
@@ -74,7 +74,7 @@ def warn(message: str, hint: str | None = None) -> None:
 
 
 def say_hint(hint: str) -> None:
-    """Print what one may do next, unless --quiet is given."""
+    """Print what the user may do next, unless --quiet is given."""
     if not VERBOSITY.quiet:
         write_hint(hint)
 
@@ -98,13 +98,13 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
 
 
-def labelled(label: str, text: str, width: int = 11) -> str:
-    """Return a line such as `Engine      native, float32`."""
-    return f"{styled(f'{label:{width}}', BOLD)} {text}"
+def labelled(label: str, text: str, stream: TextIO | None = None) -> str:
+    """Return a line such as `Engine           native, float32`."""
+    return f"{styled(f'{label:{LABEL_WIDTH}}', BOLD, stream)} {text}"
 
 
 def done(verb: str, text: str) -> str:
-    """Return a line about what succeeded, such as `Wrote names.py`."""
+    """Return a message of success, such as `Wrote names.py`."""
     return f"{styled(verb, GREEN)} {text}"
 
 
@@ -131,7 +131,7 @@ def short(number: float) -> str:
 
 def one_line(text: str) -> str:
     """Return the text with line ends and other control characters escaped."""
-    if text.isprintable():  # fast, and true of nearly all
+    if text.isprintable():  # fast, and true for nearly all texts
         return text
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text)
 
@@ -171,7 +171,7 @@ def padded(text: str, width: int) -> str:
 
 
 def json_line(content: dict[str, Any]) -> str:
-    """Return an object on one line, in ASCII; numbers that are not finite become null."""
+    """Return an object on one line, in ASCII. Numbers that are not finite become null."""
     import json
 
     try:
@@ -199,7 +199,7 @@ def model_json(model: Model, path: str) -> dict[str, Any]:
 
 
 def json_keys(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file of a model or of shards records, with the keys that --json has.
+    """Return a record of a model or of shards with the keys of --json.
 
     >>> json_keys({"held_out": {"loss": 2.5}, "pairs": {"held_out": True}})
     {'validation': {'loss': 2.5}, 'pairs': {'on_validation_set': True}}
@@ -220,7 +220,7 @@ def say_built_in(given: str, names: Collection[str]) -> None:
 
 
 def say_corpus(source: Corpus, given: str, num_rows: int | None = None) -> None:
-    """Print the number of entries, and what was done to the lines that they came from.
+    """Print the number of entries, and how many lines Kamon changed or dropped.
 
     num_rows: unique rows of a table, which may have an entry several times.
     """
@@ -265,10 +265,13 @@ def say_model(config: Config, engine_name: str, engine: Engine, start: str = "")
     """
     from kamon.engines.parameters import num_params
 
-    shape = f"{count(config.n_layer, 'layer')}, width {config.n_embd}, context {config.block_size}"
-    size = f"{num_params(config):,} parameters ({shape}, {config.vocab_size:,} tokens)"
+    size = f"{num_params(config):,} parameters, {shape_of(config)}"
     say(labelled("Model", f"{start}, {size}" if start else size))
     say(labelled("Engine", f"{engine_name}, {engine.dtype}"))
+
+
+def shape_of(config: Config) -> str:
+    return f"{count(config.n_layer, 'layer')}, width {config.n_embd}"
 
 
 def say_cut(run: TrainingSetup) -> None:
@@ -287,8 +290,8 @@ def say_cut(run: TrainingSetup) -> None:
 
 
 def loss_curve(losses: Sequence[float], stream: TextIO) -> str:
-    """Return the first loss, the course of all as blocks, and the mean of the last 100."""
-    first, last, line = f"{losses[0]:.3f}", f"{recent(losses):.3f}", spark_line(losses, CURVE_WIDTH)
+    """Return the first loss, a curve of all losses, and the mean of the last 100."""
+    first, last, line = f"{losses[0]:.3f}", f"{recent(losses):.3f}", spark_line(losses)
     try:
         line.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -303,7 +306,7 @@ def recent(losses: Sequence[float]) -> float:
 
 
 def print_marked(samples: Sequence[str], known: Collection[str] = ()) -> None:
-    """Print each sample on a line of its own, and mark those that are known."""
+    """Print one sample per line, and mark those that are known."""
     shown = [(entry_line(text), text in known) for text in samples]
     width = max((columns(text) for text, copied in shown if copied), default=0)
     for text, copied in shown:
@@ -316,7 +319,7 @@ def marked_json(samples: Sequence[str], known: Collection[str]) -> list[dict[str
 
 
 def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character") -> None:
-    """Print how many samples have as many tokens as block_size allows, and so no end."""
+    """Print how many samples have no end, because they have as many tokens as block_size allows."""
     if unfinished := sum(size == block_size for size in sizes):
         limit = f"{block_size} {unit}s"
         warn(f"{unfinished} of {len(sizes)} have no end: the model did not end them in {limit}")
@@ -387,5 +390,5 @@ def open_bar(**options: Any) -> Any:
     """Return a tqdm bar on stderr that leaves nothing there when it is closed."""
     from tqdm import tqdm
 
-    tqdm.monitor_interval = 0  # we report often enough to need no thread
+    tqdm.monitor_interval = 0  # Kamon reports often enough without a thread
     return tqdm(file=sys.stderr, leave=False, dynamic_ncols=True, **options)

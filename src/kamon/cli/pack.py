@@ -35,17 +35,17 @@ kamon train shards -o model
 """
 OPTIONS = {
     "INPUT...": "files (text, .csv, .tsv, .jsonl or .json, also as .gz, .bz2, .xz or .zst), or "
-    "folders, of which Kamon reads all files that are not hidden",
+    "folders with such files (Kamon skips hidden ones)",
     "-o, --output SHARDS": "directory to write the shards in",
-    "--mode {documents,text}": "documents: each line, record or cell is an entry; text: each text "
-    "file is one text [default: documents]",
-    "--tokenizer NAME": "char; bpe, trained on 16 million characters of the inputs; a "
-    "tokenizer.json; or the directory of a model [default: char]",
+    "--mode {documents,text}": "documents if each line, record or cell is an entry, text if each "
+    "text file is one text [default: documents]",
+    "--tokenizer NAME": "char, bpe (trained on 16 million characters of the inputs), a "
+    "tokenizer.json, or the directory of a model [default: char]",
     "--vocab-size N": "number of tokens of bpe [default: 1,024]",
 }
 MORE_OPTIONS = {
-    "--no-holdout": "write no validation set [default: a tenth of 100 or more unique entries; with "
-    "--mode text, the last tenth of each]",
+    "--no-holdout": "write no validation set [default: a tenth of 100 or more unique entries, or "
+    "with --mode text the last tenth of each]",
     "--shard-tokens N": "tokens per shard: one ends with the entry that reaches N "
     "[default: 100,000,000]",
     "--jobs N": "number of processes [default: one per core]",

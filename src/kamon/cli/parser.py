@@ -1,4 +1,4 @@
-"""argparse with errors that are one sentence and a hint, and with tables of options."""
+"""argparse with tables of options, and with errors of one sentence and a hint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-Args = argparse.Namespace  # what a command was called with
+Args = argparse.Namespace  # the arguments of a command
 AFTER = "after --, at the end"
 MAX_WIDTH = 100  # columns of a help
 MAX_DIGITS = 1_000  # Python itself reads no more than 4,300
@@ -27,8 +27,8 @@ class Parser(argparse.ArgumentParser):
         self._positionals.title = "arguments"
 
     def formatter(self, prog: str) -> argparse.HelpFormatter:
-        # argparse makes a formatter for each option, and asking for the terminal's width is slow:
-        # only help asks for it.
+        # argparse makes a formatter for each option. Only help asks for the terminal's width,
+        # because that is slow.
         return argparse.RawDescriptionHelpFormatter(prog, width=self.width)
 
     width = 80
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def short_usage(self) -> str:
-        """Return the arguments and the options that are required; the help shows all others."""
+        """Return the arguments and the required options. The help shows all others."""
         words = [self.prog]
         for action in self._actions:
             name = action.metavar if isinstance(action.metavar, str) else action.dest
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def filled(text: str, width: int) -> str:
-    """Return a paragraph in lines of this width; one with indented lines stays as it is."""
+    """Return a paragraph in lines of this width, or as it is if it has indented lines."""
     return text if "\n " in text or text[:1] == " " else textwrap.fill(text, width)
 
 
@@ -147,8 +147,8 @@ def options(group: argparse._ActionsContainer, table: Mapping[str, str], **more:
     """Add the options and arguments of a table from usages to helps.
 
     Args:
-        more: the defaults of some by their names; a list is the default of an option that may be
-            given again, and a dict has other arguments of `add_argument`.
+        more: the defaults of some by their names. A list is the default of an option that may be
+            repeated. A dict has other arguments of `add_argument`.
     """
     assert more.keys() <= set(map(name_of, table))
     for usage, help in table.items():

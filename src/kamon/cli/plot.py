@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 KINDS = ("loss", "embeddings", "attention", "lengths")
 FORMATS = ("png", "svg")
-OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # which nobody means as a folder
+OTHER_FORMATS = ("eps", "gif", "jpeg", "jpg", "pdf", "webp")  # surely not the ending of a folder
 
 OPTIONS = {
     "DIR": "directory of the model",
     "-o, --output OUT": "folder of the plots, or with one --kind a .png or .svg file [default: "
     "DIR-plots]",
-    f"--kind {{{','.join(KINDS)}}}": "make only this plot; may be repeated",
+    f"--kind {{{','.join(KINDS)}}}": "make only this plot (may be repeated)",
     f"--format {{{','.join(FORMATS)}}}": "format of the files [default: as OUT ends, or png]",
     "--text T": "entry for the attention plot [default: the greedy sample]",
     "--overwrite": "replace files that exist",
@@ -71,9 +71,9 @@ def run(args: Args) -> None:
 
 
 def numbers(args: Args, kinds: list[str]) -> dict[str, Any]:
-    """Return what there is to draw, by kind; lengths only if there are documents.
+    """Return the numbers of each plot. Lengths are included only if the model has documents.
 
-    Attention comes first, since --text may be wrong.
+    Attention comes first, because --text may be invalid.
     """
     from kamon.evaluation import introspection
     from kamon.model import load
@@ -115,7 +115,7 @@ def targets(args: Args, kinds: list[str]) -> tuple[str, dict[str, Path]]:
 
 
 def check_free(paths: dict[str, Path], model: Path, overwrite: bool) -> None:
-    """Raise StoreError if a file may not be written there, before it is made."""
+    """Raise StoreError, before anything is computed, if Kamon may not write one of the files."""
     for path in paths.values():
         with write_errors(path):
             if path.resolve().is_relative_to(model.resolve()):

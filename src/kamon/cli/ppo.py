@@ -35,7 +35,7 @@ OPTIONS = {
     "--reward REWARD_DIR": "reward model, a directory that `kamon reward` wrote",
     "--prefer RULE": "reward texts that satisfy RULE, such as 'len <= 5 and not endswith \"a\"'",
     "--critic": "train a baseline instead of using the mean reward of the group",
-    "--prompt TEXT": "reward completions of TEXT; for a model of `kamon sft`",
+    "--prompt TEXT": "reward completions of TEXT, for a model of `kamon sft`",
 }
 EXAMPLES = """\
 kamon ppo names --prefer "len <= 5" -o short   # reward short names
@@ -58,7 +58,7 @@ def run(args: Args) -> int:
     if args.resume is None and (args.reward is None) == (args.prefer is None):
         raise ConfigError(
             "ppo needs either --reward REWARD_DIR or --prefer RULE",
-            "RULE is such as 'len <= 5'; `kamon reward` trains a reward model",
+            "give a rule such as 'len <= 5', or train a reward model with `kamon reward`",
         )
     chosen = tuning.chosen(args, OWN)
 
@@ -83,7 +83,7 @@ def show(model: Model, _stopped: bool, as_json: bool) -> None:
     if not as_json:
         print_measured(measured)
     if measured["over_budget"]:
-        say("The KL reached --max-kl; Kamon kept the model of the step before")
+        say("The KL reached --max-kl, so Kamon kept the model of the step before")
     for problem in measured["problems"]:
         hint = "try a smaller --target-kl, --max-kl or fewer --num-steps"
         warn(f"possible reward hacking: {problem}", hint)

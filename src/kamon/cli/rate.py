@@ -1,6 +1,6 @@
 """Rate samples and teach a model what you like.
 
-Press a key for each sample. The model learns from your answers as you go.
+Press a key for each sample. The model learns from your answers while you rate.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ HELP = {
 }
 
 OPTIONS = {
-    "DIR": "directory of the model; a rated model continues with its answers",
+    "DIR": "directory of the model (a rated model continues with its answers)",
     "-o, --output DIR": "directory of the new model [default: rated, or DIR if it was rated]",
     "--overwrite": "replace the model in the output directory",
     "--prefs FILE": "JSON Lines file that stores each answer at once [default: the output's name "
     "with .jsonl]",
-    "--prompt TEXT": "rate completions of TEXT; for a model of `kamon sft`",
+    "--prompt TEXT": "rate completions of TEXT, for a model of `kamon sft`",
     "--pairs": "show two samples, and you choose the better one",
     "--every N": "train again after N answers [default: %(default)s]",
     "--seed N": "seed of the samples [default: the model's]",
@@ -75,7 +75,7 @@ def run(args: Args) -> int:
     try:
         with keys(args.pairs) as ask:
             session.run(ask)
-    except KeyboardInterrupt:  # keeps what was answered, as q does
+    except KeyboardInterrupt:  # keeps the answers, as q does
         say("")
         stopped = 130
     if not pairs_of(session.answers):
@@ -89,7 +89,7 @@ def run(args: Args) -> int:
 
 
 def check(args: Args) -> None:
-    """Raise ConfigError for arguments that cannot be, before anything is read."""
+    """Raise ConfigError for invalid arguments, before anything is read."""
     if args.every < 1:
         raise ConfigError(f"every must be 1 or more, not {args.every}")
     if args.output == "" or args.prefs == "":
@@ -175,7 +175,7 @@ def keys(pairs: bool) -> Iterator[Callable[[str], str]]:
 
 @contextmanager
 def single_keys() -> Iterator[Callable[[], str]]:
-    """Yield a function that reads a key, in lower case; "" at the end of input.
+    """Yield a function that reads a key in lower case, or "" at the end of input.
 
     From a pipe, the first character of a line counts.
     """
@@ -197,7 +197,7 @@ def single_keys() -> Iterator[Callable[[], str]]:
 
 
 def first_of(line: bytes) -> str:
-    """Return the first character of a line: " " for a blank line, "" at the end of input."""
+    """Return the first character of a line, " " for a blank line, or "" at the end of input."""
     if not line:
         return ""
     return line.decode("utf-8", "replace").strip().lower()[:1] or " "

@@ -1,6 +1,6 @@
 """Run the original microGPT with Kamon's engine, and print the same numbers.
 
-The output is that of the original, byte for byte. Other settings use its random numbers, too.
+The output equals the original's, byte for byte. Other settings use its random numbers, too.
 `--engine scalar` equals the original to the last bit. The losses of the native engine differ by
 less than 1e-9, because it rounds differently.
 """
@@ -24,7 +24,7 @@ kamon reproduce --engine scalar --num-steps 100
 """
 NUM_SAMPLES = 20
 
-# What the original prints last: the loss of its 1,000th step, and its names.
+# The end of the original's output: the loss of its 1,000th step, and its names.
 ORIGINAL_LOSS = "2.6497"
 ORIGINAL_NAMES = [
     *("kamon", "ann", "karai", "jaire", "vialan", "karia", "yeran", "anna", "areli", "kaina"),
@@ -57,7 +57,7 @@ def run(args: Args) -> None:
     from kamon.training.loop import Progress, pretrain
     from kamon.training.setup import build_setup
 
-    # As the original takes them, which brings no characters to one form.
+    # Not normalised, as in the original.
     format = None if args.input in BUILT_IN else "text"
     source = corpus.read(args.input, format=format, composed=False)
     tokenizer = CharTokenizer(sorted(source.docs.chars()))
@@ -90,7 +90,7 @@ def run(args: Args) -> None:
 
 
 def sample_and_show(run: TrainingSetup, show: bool) -> list[str]:
-    """Return samples drawn with Python's random numbers, as the original draws them."""
+    """Return samples that use Python's random numbers in the same way as the original."""
     from kamon.generation.sampling import sample_document
 
     samples = []

@@ -1,7 +1,7 @@
 """Train a reward model on pairs of entries.
 
-A reward model is a saved model with two more tokens, `<|good|>` and `<|bad|>`. The reward of a text
-is the log odds of `<|good|>` after it. `kamon ppo` fine-tunes a model with these rewards.
+A reward model is a saved model with two more tokens, good and bad. The reward of a text is the log
+of p(good) / p(bad) after it. `kamon ppo` fine-tunes a model with these rewards.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def show(model: Model, stopped: bool, as_json: bool) -> None:
     measured = model.training.measured.get("calibration")
     if as_json or not measured:
         if not (as_json or stopped):
-            warn("there is no validation set, because there are too few pairs", "give more pairs")
+            warn("no validation set, because there are too few pairs", "give more pairs")
         return
     print(
         f"{count(measured['num_pairs'], 'validation pair')}: accuracy {measured['accuracy']:.1%} "

@@ -44,7 +44,7 @@ kamon sample people --given country=fi,sex=f
 """
 OPTIONS = {
     "DIR": "directory of a model, written by `kamon train -o`",
-    "-n N": "number of samples [default: 20; 1 for a model of text]",
+    "-n N": "number of samples [default: 20, or 1 for a model of text]",
     "--length N": "tokens to write, for a model of text [default: 500]",
     "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the model's own "
     "distribution [default: as in training]",
@@ -62,7 +62,7 @@ CONDITIONS = {
     "--top-p P": "sample from the smallest set of tokens whose probabilities add up to P",
     "--suffix S": "end with S",
     "--contains C": "contain C",
-    "--regex R": "match the regular expression R as a whole; one such as (a+)+b may never end",
+    "--regex R": "match the regular expression R as a whole (one such as (a+)+b may never end)",
     "--exclude FILE": "leave out the entries of FILE, a list as `kamon train` reads it",
 }
 DETAILS = {
@@ -107,7 +107,8 @@ def run(args: Args) -> int:
     is_text = model.config.mode == "text"
     if is_text and (args.details or args.nearest or args.copies):
         raise ConfigError(
-            "--copies, --details and --nearest are for models of lists, and this model writes text"
+            "--copies, --details and --nearest are for models of lists, and this model writes text",
+            "leave them out, or give a model that was trained on a list",
         )
     n = args.n if args.n is not None else 1 if is_text else 20
     if not args.copies and "prompt" not in conditions:
@@ -183,7 +184,7 @@ def described(
 
 
 def print_details(samples: list[dict[str, Any]]) -> None:
-    """Print aligned columns in a terminal, and else tabs, which `one_line` leaves in no text."""
+    """Print aligned columns on a terminal, otherwise tabs, which `one_line` escapes in texts."""
     rows = []
     for sample in samples:
         mark = "in the list" if sample["in_list"] else "new"

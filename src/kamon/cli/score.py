@@ -56,9 +56,9 @@ SELECTION = {
     "--top N": "print only the N lines with the largest surprisal, the largest first",
     "--threshold BITS": "print only lines with at least BITS bits per character",
     "--unknown {error,skip,replace,zero}": "lines with unknown characters: error stops, skip drops "
-    "them, replace scores the closest known characters, such as e for É, zero gives probability 0, "
-    "also to lines that are too long [default: error]",
-    "--json": "print one JSON object per line; numbers that are not finite become null",
+    "them, replace scores the closest known characters (e for É), zero gives probability 0, also "
+    "to lines that are too long [default: error]",
+    "--json": "print one JSON object per line, with null for numbers that are not finite",
 }
 EXAMPLES = """\
 kamon score names new.txt --top 20           # the 20 most unusual lines
@@ -89,7 +89,7 @@ def run(args: Args) -> int:
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
-    model.check_documents("scores are those of documents")
+    model.check_documents("scoring")
     if args.by is not None:
         return print_classes(args, model)
     scale = PercentileScale.of(model, args.unknown)
@@ -121,7 +121,7 @@ def run(args: Args) -> int:
 
 @dataclass
 class Counts:
-    """The number of lines, and of those with something special."""
+    """The number of lines, and of lines with something special."""
 
     lines: int = 0
     texts: int = 0  # that are not blank
@@ -134,7 +134,7 @@ class Counts:
 
 
 def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
-    """Return the scores of these lines without the blank ones, and count them."""
+    """Return the scores of the lines that are not blank, and add to the counts."""
     from kamon.data.readers import MAX_LINE
     from kamon.evaluation.score import score_list
 
@@ -211,7 +211,7 @@ def print_classes(args: Args, model: Model) -> int:
 
 
 def say_counts(args: Args, model: Model, counts: Counts) -> None:
-    """Say what is special about the lines. Raises CorpusError if there was no text."""
+    """Print what is special about the lines. Raise CorpusError if all are blank."""
     from kamon.data.readers import MAX_LINE, name_of
 
     say_line_ends(counts.broken)
@@ -256,7 +256,7 @@ def text_rows(scores: Scores, scale: PercentileScale) -> list[str]:
     surprising = scores.surprising()
     shown = {char: one_line(char) or "end" for char in set(surprising)}
     given = scores.given
-    if not "".join(given).isprintable():  # some need escapes; one call for all is much faster
+    if not "".join(given).isprintable():  # some need escapes: one check of all is much faster
         given = list(map(entry_line, given))
     shares = scale.percentiles(scores.bits_per_char)
     percentiles = ["-" if share is None else f"{share:.1f}" for share in shares]

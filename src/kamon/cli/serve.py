@@ -26,12 +26,12 @@ OPTIONS = {
     "[DIR...]": "saved models to open",
     "--save-to FOLDER": "folder where the page saves models [default: models]",
     "--port N": "port to listen on [default: 8042, or a free port if it is taken]",
-    "--host IP": "address to listen on; 0.0.0.0 lets other machines in [default: 127.0.0.1]",
-    "--allow-host NAME": "another name of this machine that browsers may use; may be repeated",
+    "--host IP": "address to listen on: 0.0.0.0 lets other machines in [default: 127.0.0.1]",
+    "--allow-host NAME": "another name of this machine that browsers may use (may be repeated)",
     "--no-token": "do not ask for a token: every user of this machine can use the server",
-    "--limit NAME=NUMBER": "change a limit, such as jobs=4 for 4 runs at a time; may be repeated",
+    "--limit NAME=NUMBER": "change a limit, such as jobs=4 for 4 runs at a time (may be repeated)",
     "--no-browser": "do not open a browser",
-    "--budget SECONDS": "time of the first training if there is no DIR, in seconds [default: 1]",
+    "--budget SECONDS": "time of the first training without DIR, in seconds [default: 1]",
 }
 EXAMPLES = """\
 kamon serve                       # train a small model, and open the page
@@ -69,7 +69,7 @@ def run(args: Args) -> int:
     if not args.dir:
         budget = FIRST_BUDGET if args.budget is None else args.budget
         playground.jobs.start(Request("names", budget, playground.limits))
-    from kamon.web.serve import serve  # takes half a second, in which the training begins
+    from kamon.web.serve import serve  # takes half a second: the training begins meanwhile
 
     def on_start() -> None:
         if args.json:

@@ -17,17 +17,17 @@ Group = argparse._ActionsContainer  # a parser or a group of it
 
 ENGINE_OPTIONS = {
     f"--engine {{{','.join(ENGINES)}}}": "engine that computes [default: native if it is compiled]",
-    f"--dtype {{{','.join(DTYPES)}}}": "number format; scalar has only float64, and only torch has "
-    "bfloat16 [default: float32; float64 for scalar]",
+    f"--dtype {{{','.join(DTYPES)}}}": "number format: scalar has only float64, and only torch has "
+    "bfloat16 [default: float32, or float64 for scalar]",
     "--threads N": "CPU cores to use [default: all]",
     f"--device {{{','.join(DEVICES)}}}": "device of the torch engine [default: auto, a GPU "
     "if there is one]",
-    "--compile": "compile the torch engine with torch.compile; starts slowly",
+    "--compile": "compile the torch engine with torch.compile, which makes the start slow",
 }
 READING_OPTIONS = {
     "--column NAME": "column of a table by name or by number from 1, or key of JSON objects "
     "[default: the only column, or the key text]",
-    f"--format {{{','.join(FORMATS)}}}": "format of {what}; csv cells may be quoted, tsv cells "
+    f"--format {{{','.join(FORMATS)}}}": "format of {what}: csv cells may be quoted, tsv cells "
     "may not [default: from the file extension, otherwise text]",
     "--no-header": "read the first row of a table as data",
 }
@@ -42,7 +42,7 @@ def add_engine(parser: Group) -> None:
 
 
 def chosen_engine(args: Args) -> dict[str, Any]:
-    """Return the engine's options; warn if the native engine is missing and no other was chosen."""
+    """Return the engine's options. Warn if the native engine is missing and none was chosen."""
     if args.engine is None and best_engine() != "native":
         from kamon.native.library import why_not
 
@@ -62,7 +62,7 @@ def add_settings(
     """Add --config and an option for each setting, `--n-layer` for n_layer.
 
     Args:
-        picked: whether a preset chooses some, which then have no default.
+        picked: whether a preset chooses some settings. These have no default.
         of_tuning: the settings of fine-tuning, each with its default in words.
     """
     text = "an option overrides the file, and the file overrides the default"
@@ -99,7 +99,7 @@ def settings(args: Args) -> dict[str, Any]:
 def add_input(parser: Parser, *, required: bool = False) -> None:
     help = (
         "list to read: a text file with one entry per line, or .csv, .tsv, .jsonl or .json, also "
-        "compressed; - for standard input; or a built-in list, names or names-original"
+        "compressed, - for standard input, or a built-in list (names or names-original)"
         f"{'' if required else ' [default: names]'}"
     )
     option(parser, "INPUT" if required else "[INPUT]", help, default=None if required else "names")
@@ -116,6 +116,6 @@ def reading(args: Args) -> dict[str, Any]:
 
 
 def check_unread(args: Args, why: str) -> None:
-    """Raise ConfigError if an option of `add_reading` is given though no list is read."""
+    """Raise ConfigError if an option of `add_reading` is given but no list is read."""
     if args.column is not None or args.format is not None or args.no_header:
         raise ConfigError(f"--column, --format and --no-header need {why}")

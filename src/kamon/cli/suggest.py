@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from kamon.model import Model
 
 BAR = 50  # columns for a probability of 1
-MAX_NAMED = 5  # characters that a sentence names
-# Those that Unicode calls "default ignorable", such as selectors of a glyph, though Python thinks
-# that they can be printed.
+MAX_NAMED = 5  # unknown characters in a message
+# Unicode calls these "default ignorable", such as selectors of a glyph. Python takes them for
+# printable.
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]+"
 )
@@ -51,9 +51,9 @@ def add_search(parser: Parser) -> None:
 
 
 def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[Element]:
-    """Return the pattern without unknown characters, and say what became of them.
+    """Return the pattern without unknown characters, and print what replaced them.
 
-    Raises: TokenizerError for unknown characters if they are to be an error.
+    Raises: TokenizerError for unknown characters if `unknown` is "error".
     """
     from kamon.completion import replaced, replacements
     from kamon.tokenizers.base import quote_distinctly
@@ -70,7 +70,7 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
     if exchanged:
         named = []
         for char, like in list(exchanged.items())[:MAX_NAMED]:
-            # An accent of its own would combine with the quote before it.
+            # An accent without a letter would combine with the quote before it.
             quoted = ascii(char) if unicodedata.combining(char) else repr(char)
             how = f"replaced by {quote_distinctly(like, char)}" if like else "left out"
             named.append(f"{quoted} (U+{ord(char):04X}) {how}")
@@ -80,7 +80,7 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
 
 
 def next_lines(tokens: Sequence[NextToken], most: int) -> list[str]:
-    """Return a line with a bar for each of the `most` likeliest tokens, and one for the others."""
+    """Return lines with bars: one for each of the `most` most probable tokens, one for the rest."""
     from math import fsum
 
     rows = [(shown(token.text), token.probability) for token in tokens[:most]]
@@ -128,7 +128,7 @@ def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
 
 
 def say_found(result: SearchResult, n: int, model: Model) -> None:
-    """Say if there are fewer than asked for, or if they may not be the most probable."""
+    """Print whether there are fewer than n entries, and whether they are the most probable."""
     have, exact = len(result.documents), result.num_exact
     say_line_ends(sum(has_line_end(document.text) for document in result.documents))
     sizes = [len(model.tokenizer.encode(document.text)) for document in result.documents]

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from kamon.tokenizers.base import Tokenizer
 
 ACTIONS = ("train", "encode", "decode", "show")
-NUM_NEAR = 4  # tokens that are most like another
-MAX_DIGITS = 10  # of a token: int() takes long over more
+NUM_NEAR = 4  # most similar tokens to print
+MAX_DIGITS = 10  # of a token: int() is slow for more
 
 EXAMPLES = """\
 kamon tokenizer train names --vocab-size 300 -o bpe.json
@@ -50,11 +50,10 @@ kamon tokenizer show bpe.json marianne
 kamon tokenizer encode bpe.json names
 """
 OPTIONS = {
-    "FROM": "a list for train; else a tokenizer file or the directory of a model",
-    "[TEXT...]": "texts for show; one INPUT for encode and decode [default: standard input]",
+    "FROM": "a list for train, otherwise a tokenizer file or the directory of a model",
+    "[TEXT...]": "texts for show, or one INPUT for encode and decode [default: standard input]",
     "-o, --output FILE": "train: file to write the tokenizer to",
-    "--vocab-size N": "train: number of tokens, of which 256 are bytes and one is BOS "
-    "[default: 1,024]",
+    "--vocab-size N": "train: number of tokens, including 256 bytes and BOS [default: 1,024]",
     "--overwrite": "train: replace FILE",
 }
 
@@ -72,7 +71,7 @@ def run(args: Args) -> None:
     if args.action == "show":
         check_unread(args, "an INPUT, and there is none")
     if args.action == "show" and not args.words:
-        raise ConfigError("no TEXT to show")
+        raise ConfigError("no TEXT to show", "give one or more texts after FROM")
     most = {"train": 0, "show": len(args.words)}.get(args.action, 1)
     if len(args.words) > most:
         raise ConfigError(f'unexpected argument "{args.words[most]}"')
@@ -122,7 +121,7 @@ def train(args: Args) -> None:
 
 
 def tokenizer_at(path: str) -> Tokenizer:
-    """Return the tokenizer in a file, or that of the model in a directory."""
+    """Return the tokenizer of a file, or of the model in a directory."""
     if os.path.isdir(path):
         from kamon.storage.model_dir import load
 
@@ -212,7 +211,7 @@ def show(args: Args) -> None:
 
 
 def pieces_of(tokenizer: Tokenizer, text: str) -> list[list[list[int]]]:
-    """Return for each piece its tokens before the first merge, and after each."""
+    """Return the tokens of each piece, before the first merge and after every merge."""
     from kamon.tokenizers.bpe import BytePairTokenizer
 
     if isinstance(tokenizer, BytePairTokenizer):
@@ -244,7 +243,7 @@ def visible(tokenizer: Tokenizer, token: int) -> str:
 
 
 def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]]) -> None:
-    """Print a line for each piece, and below it one for each merge, which made what is in []."""
+    """Print a line for each piece, and below it a line for each merge, with its new token in []."""
     tokens = [token for steps in pieces for token in steps[-1]]
     print(f"{one_line(text)}: {count(len(text), 'character')}, {count(len(tokens), 'token')}")
     for steps in pieces:

@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,14 @@ from kamon.cli.settings import (
     settings,
     values,
 )
+from kamon.config import Config
 from kamon.engines.base import has_fused_ops
 from kamon.engines.distributed import check_engine, get_group, restarted, this_rank
 from kamon.errors import ConfigError
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.load import wants_nfc
 from kamon.training.base import BASE, SCRATCH
-from kamon.training.presets import ORIGINAL, size_of
+from kamon.training.presets import FINE_TUNING, LONG_FINE_TUNING, ORIGINAL, size_of
 
 if TYPE_CHECKING:
     from kamon.data.columns import Columns, Table
@@ -72,14 +73,14 @@ if TYPE_CHECKING:
     from kamon.training.setup import TrainingSetup
 
 NUM_SAMPLES = 20
-LABEL_WIDTH = 16
-FIXED = (  # arguments that cannot be changed when a run is resumed
+MAX_BLANK_SHARE = 0.1  # blank lines per entry: a list has fewer, and a text more
+FIXED = (  # arguments that a resumed run cannot change
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
     *("tokenizer", "vocab_size", "given", "weight"),
 )
-MAX_CANDIDATES = 1_000  # to find so many samples that are not in the list
+MAX_CANDIDATES = 1_000  # to try, to find samples that are not in the list
 MAX_CANDIDATES_SLOW = 100
-MAX_COUNTED = 1_000_000  # characters, of which n-grams are counted beside the model
+MAX_COUNTED = 1_000_000  # characters of a list whose n-grams Kamon counts for the warning
 
 EXAMPLES = """\
 kamon train names -o names
@@ -104,7 +105,7 @@ TOKENIZER = {
 SIZE = {
     "--budget TIME": "training time, such as 500ms, 10s or 2m: chooses the settings",
     "--size NAME": "preset: tiny, small, medium, large, huge, or original (microGPT's settings) "
-    "[default: medium, or smaller for a short list; original for the scalar engine]",
+    "[default: medium, or smaller for a short list, and original for the scalar engine]",
     "--from START": "scratch, base (the pretrained model that Kamon ships) or the directory of a "
     "model to continue from [default: base for up to 20,000 entries, unless you set a size]",
     "--no-blend": "do not blend the model with an n-gram of the list",
@@ -150,8 +151,8 @@ def run(args: Args) -> int:
     source = open_source(args, chosen.get("mode", "documents"))
     with stop_on_signals() as stop:
         model = train_model(args, source, output, chosen, engine, stop)
-    # Share the signal among the ranks, and let none exit before rank 0 has saved: torchrun would
-    # see a failure.
+    # Share the signal among the ranks, and let none exit before rank 0 has saved. Otherwise
+    # torchrun would see a failure.
     stop.signal = int(get_group().all_reduce_max(stop.signal or 0)) or None
     stopped = stop.code(model)
     if model.metrics and not rank:
@@ -202,6 +203,8 @@ def open_source(args: Args, mode: str) -> Corpus | Table | Shards | None:
     how = {**reading(args), "mode": mode, "composed": composed}
     source = group.run_on_all(lambda: corpus.read(name, **how))
     say_corpus(source, name)
+    if source.num_blank > MAX_BLANK_SHARE * len(source.docs):
+        say_hint("for running text, add --mode text")
     return source
 
 
@@ -305,7 +308,7 @@ def start_text(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> str:
 
 
 def preview(setup: TrainingSetup, seed: int) -> str:
-    """Return what a model in training writes, if that takes no time."""
+    """Return a sample of a model in training, or "" if that would be slow."""
     from kamon.generation.sampling import SampleRequest, sample_texts
 
     config = setup.config
@@ -318,7 +321,8 @@ def preview(setup: TrainingSetup, seed: int) -> str:
 def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
     """Print samples, or everything as JSON, after lines about the losses."""
     loss = final_loss(model.metrics)
-    say_trained(model, [line["loss"] for line in model.metrics], output, stopped)
+    losses = [line["loss"] for line in model.metrics]
+    say_trained(model, losses, output, stopped, resumed=args.resume is not None)
     n = 0 if stopped else 1 if model.writes_text else NUM_SAMPLES
     most = MAX_CANDIDATES if has_fused_ops(model.engine) else MAX_CANDIDATES_SLOW
     conditions: dict[str, Any] = {} if args.copies else new_entries(model)
@@ -341,7 +345,7 @@ def show_result(args: Args, model: Model, output: str, stopped: int) -> None:
 
 
 def be_silent() -> None:
-    """Print nothing more but unexpected errors: of several processes only the first prints."""
+    """Print only unexpected errors from now on, because only the first process prints."""
     stderr = sys.stderr
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.excepthook = lambda kind, error, where: print_exception(kind, error, where, file=stderr)
@@ -360,7 +364,7 @@ def packed_corpus(path: str, args: Args) -> Shards:
 
 
 def check_resume(args: Args) -> None:
-    """Raise ConfigError for arguments that cannot be given with --resume, or without it."""
+    """Raise ConfigError for arguments that do not go with --resume, or that need it."""
     if args.resume is None:
         if args.extend:
             raise ConfigError("--extend needs --resume DIR")
@@ -394,42 +398,53 @@ def say_settings(args: Args, setup: TrainingSetup, chosen: dict[str, Any]) -> No
         flags = [f"--from {BASE}"]
     if setup.start is None and size in (None, ORIGINAL):
         return
-    # Cross-validation picks the number of steps and what depends on it again.
+    # Cross-validation chooses the number of steps again, and what depends on it.
     if "num_steps" not in chosen and not setup.cross_validation:
         flags.append(f"--num-steps {setup.config.num_steps}")
+    if setup.start:
+        usual = asdict(Config()) | FINE_TUNING
+        flags += [
+            f"--{name.replace('_', '-')} {getattr(setup.config, name)}"
+            for name in sorted(LONG_FINE_TUNING.keys() - chosen)
+            if getattr(setup.config, name) != usual[name]
+        ]
     if flags:
         say_details(labelled("Settings", " ".join(flags)))
 
 
-def say_trained(model: Model, losses: list[float], output: str, stopped: int) -> None:
+def say_trained(
+    model: Model, losses: list[float], output: str, stopped: int, *, resumed: bool
+) -> None:
     """Print the steps, the time, and the losses beside those of a uniform model and an n-gram."""
     steps, wanted = len(losses), model.config.num_steps
     verb, of = "Trained", count(steps, "step")
     if steps < wanted:
         verb = "Stopped" if stopped else "Stopped early"
         of = f"after {steps:,} of {count(wanted, 'step')}"
-    say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s"))
+    total = " in total" if resumed else ""
+    say("\n" + done(verb, f"{of} in {model.training.seconds:.1f} s{total}"))
     say(done("Saved", f"to {os.path.join(output, '')}"))
     uniform = f"uniform {math.log(model.config.vocab_size):.3f}"
-    say(labelled("Loss curve", loss_curve(losses, sys.stderr), LABEL_WIDTH))
+    if steps > 1:
+        say(labelled("Loss curve", loss_curve(losses, sys.stderr)))
     text = f"{recent(losses):.3f} nats per token ({uniform})"
-    say(labelled("Training loss", text, LABEL_WIDTH))
+    say(labelled("Training loss", text))
     training, blend = model.training, model.training.blend
     if crossed := training.cross_validation:
         parts = losses_of_parts(model, crossed)
         text = f"{crossed.loss:.3f} nats per token ({parts}), {crossed.num_folds}-fold"
-        say(labelled("Validation loss", text, LABEL_WIDTH))
+        say(labelled("Validation loss", text))
     elif held_out := training.held_out:
         best = None if blend else best_ngram(model)
         parts = losses_of_parts(model, held_out) if blend else best[0] if best else uniform
         text = f"{held_out.loss:.3f} nats per token ({parts})"
-        say(labelled("Validation loss", text, LABEL_WIDTH))
+        say(labelled("Validation loss", text))
         if held_out.over_fitted:
             say_overfitted(model, held_out, best[1] if best else None)
 
 
 def best_ngram(model: Model) -> tuple[str, float] | None:
-    """Return the name and the loss of the best n-gram beside a model that over-fits, if fast."""
+    """Return the best n-gram's name and loss for a model that over-fits, or None if slow."""
     held_out = model.training.held_out
     if not held_out or not held_out.over_fitted or not has_fused_ops(model.engine):
         return None
@@ -442,7 +457,7 @@ def best_ngram(model: Model) -> tuple[str, float] | None:
 
 
 def say_overfitted(model: Model, measured: ValidationRecord, ngram: float | None) -> None:
-    """Print from which step the model is, and what may help if it is only a GPT."""
+    """Print which checkpoint Kamon kept, and what may help a GPT without an n-gram."""
     hint = None
     if not model.training.blend and not model.training.get("init_from"):
         hint = None if model.config.dropout else "try --dropout 0.3"
@@ -493,7 +508,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # meant for others, if we do not hear it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored signals stay ignored
             before[number] = signal.signal(number, on_signal)
     try:
         yield stop

@@ -42,7 +42,7 @@ RESUMING = {
     "--resume OUT": "resume the fine-tuning in OUT exactly where it stopped",
     "--checkpoint-every N": "save a checkpoint every N steps, or at an interval such as 30s",
 }
-GUESSING = 0.693  # nats: the loss of a guess between two
+GUESSING = 0.693  # loss of a guess between two, in nats
 Numbers = Mapping[str, tuple[type, str]]  # a command's own options: type and help of each
 
 
@@ -58,10 +58,10 @@ def add_arguments(
     settings: Mapping[str, Any],
     accepted: Sequence[str] = (),
 ) -> None:
-    """Add the options of every fine-tuning command, and its own ones.
+    """Add the options that all fine-tuning commands have, and those of this one.
 
     Args:
-        defaults: of its own options; None for none.
+        defaults: of the command's own options, if they have one.
         settings: defaults of settings, a number or words, if they are not the base's values.
         accepted: settings besides those of every kind of fine-tuning.
     """
@@ -86,7 +86,7 @@ def add_arguments(
 
 
 def flag_of(name: str) -> str:
-    """Return an option's name; TRL's num_ppo_epochs is --ppo-epochs here."""
+    """Return an option's name. TRL's num_ppo_epochs is --ppo-epochs here."""
     return "--ppo-epochs" if name == "num_ppo_epochs" else f"--{name.replace('_', '-')}"
 
 
@@ -136,7 +136,7 @@ def run(
         show: gets the model, whether it was stopped, and --json. Prints what people see of the
             model, or returns what it adds to the JSON.
         live: measurements that the progress line shows.
-        callbacks: on_start and the like; `say_start` if there is no on_start.
+        callbacks: such as on_start, which is `say_start` by default.
     """
     output = args.resume or (verb if args.output is None else args.output)
     engine = values(args, "threads", "device", "compile")
@@ -176,7 +176,7 @@ class LiveLine:
     text: str = ""
 
     def report(self, step: float, text: str) -> None:
-        """Show measurements after the loss, and with --verbose on a line of their own."""
+        """Show measurements after the loss, and with --verbose also on a new line."""
         self.text = text
         say_details(f"step {step:5,.0f}  {text}")
 

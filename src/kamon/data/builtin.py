@@ -1,4 +1,4 @@
-"""The built-in lists: `names`, which is in the package, and `names-original`, downloaded once."""
+"""The built-in lists: the package has `names`, and Kamon downloads `names-original` once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ MAX_REASON = 200  # characters
 def names_table() -> list[tuple[str, str, int]]:
     """Return (name, sex, births) of the US first names of 2018: girls first, most births first.
 
-    The source is the Social Security card applications, a public record, which leaves out names of
-    fewer than five births. A name that was given to both sexes occurs twice. dev/make_names.py made
-    the file.
+    The source is a public record, the Social Security card applications. It leaves out names with
+    fewer than five births. A name of both sexes occurs twice. dev/make_names.py made the file.
     """
     import lzma
     from importlib import resources
@@ -38,19 +37,19 @@ def names_table() -> list[tuple[str, str, int]]:
 
 
 def names() -> list[str]:
-    """Return the 29,693 different names of `names_table`, in its order."""
+    """Return the 29,693 different names of `names_table` in its order."""
     return list(dict.fromkeys(name for name, _, _ in names_table()))
 
 
 def names_original() -> bytes:
     """Return the 32,033 lines that the original microGPT learns from, cached or downloaded.
 
-    Raises: CorpusError if neither works. The message explains how to supply the file.
+    Raises: CorpusError if neither works. The hint explains how to supply the file.
     """
     from platformdirs import user_cache_path
 
     cached = user_cache_path("kamon") / f"{NAMES_ORIGINAL}.txt"
-    with suppress(OSError):  # not there yet
+    with suppress(OSError):  # it is not in the cache yet
         content = cached.read_bytes()
         if is_original(content):
             return content
@@ -68,11 +67,11 @@ def is_original(content: bytes) -> bool:
 
 
 def fetch_original(cached: Path) -> bytes:
-    """Download and verify the file. cached: where a user could put it instead, for the message."""
+    """Download and verify the file. cached: the path for the user's own copy, for the message."""
     from queue import Empty, SimpleQueue
     from threading import Thread
 
-    # In a thread: urlopen limits only the wait for the next bytes, and not that for an address.
+    # In a thread, because urlopen limits only the wait for the next bytes, not for an address.
     answers: SimpleQueue[bytes | str] = SimpleQueue()
     Thread(target=lambda: answers.put(download()), daemon=True).start()
     try:
@@ -99,4 +98,4 @@ def download() -> bytes | str:
         # Some reasons quote the server's answer, with its line ends.
         reason = " ".join(str(getattr(error, "reason", "") or error).split())
         return reason[:MAX_REASON] or type(error).__name__
-    return content if is_original(content) else "what came is another file: its SHA-256 differs"
+    return content if is_original(content) else "the server sent another file: its SHA-256 differs"

@@ -1,4 +1,4 @@
-"""Cleaning a list: repair its entries, bring them to one form, drop duplicates."""
+"""Cleaning a list: it repairs entries, brings them to one form, and drops duplicates."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from kamon.errors import ConfigError
 from kamon.files.spill import count
 
 NUM_EXAMPLES = 3
-# Percent. Below it, two short words can be near and share no GRAM_CHARS characters in a row.
+# Percent. Below this, two short words may be near but share no GRAM_CHARS characters in a row.
 MIN_NEAR = 75
 GRAM_CHARS = 3
 DOTTED_I = "\u0130"  # becomes "i", not Unicode's small letter: an i with a combining dot
-MAX_PASSES = 100  # two or three are common; only deliberately nested entities need more
+MAX_PASSES = 100  # usually two or three are enough, except for entities nested on purpose
 
-# Common scripts, for suggestions. All others that Unicode names work as well.
+# Common scripts, for suggestions. All other scripts of Unicode work too.
 SCRIPTS = (
     "Arabic", "Armenian", "Bengali", "Bopomofo", "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
     "Greek", "Gujarati", "Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana",
@@ -45,11 +45,10 @@ class Options:
         min_len, max_len: limits on the length in characters as people see them (`num_characters`).
         keep_regex, drop_regex: Python regular expressions. They may match anywhere in the cleaned
             document.
-        scripts: Unicode scripts. Letters of each of them are allowed, because Japanese needs
-            several.
-        near: drop a document if it agrees with an earlier one in at least this percentage of its
-            characters: 100 · (1 − edits / length of the longer one) ≥ near. An edit inserts,
-            deletes or replaces one character.
+        scripts: Unicode scripts. The letters of all of them are allowed. Japanese needs several.
+        near: drop a document if at least this percentage of its characters agrees with an earlier
+            one: 100 · (1 − edits / length of the longer one) ≥ near. An edit inserts, deletes or
+            replaces one character.
     """
 
     mojibake: bool = False
@@ -98,7 +97,8 @@ class Options:
 class Step:
     """How many documents one step changed or dropped, and the first few of them.
 
-    Examples are pairs: before and after for a change, the document and the reason for a drop.
+    An example is a pair: the document before and after a change, or a document and why it was
+    dropped.
     """
 
     name: str
@@ -165,7 +165,7 @@ def drop_repetitions(docs: Documents, step: Step) -> Documents:
     step.count = count(first, 0)
     place = first.find(b"\0")
     while place >= 0 and len(step.examples) < NUM_EXAMPLES:
-        step.examples.append((docs[place], "there already"))
+        step.examples.append((docs[place], "duplicate"))
         place = first.find(b"\0", place + 1)
     return docs.select(first) if step.count else docs
 
@@ -203,9 +203,10 @@ def rewriters(options: Options) -> list[Rewriter]:
 
 
 def rewrite(doc: str, steps: list[Rewriter]) -> str:
-    """Apply all steps to the document, again and again until none of them changes it.
+    """Apply all steps to the document until none of them changes it.
 
-    One pass is not enough: "&lt;b&gt;" becomes "<b>", and a transliterated "Ж" a capital "Zh".
+    One pass is not enough: "&lt;b&gt;" becomes "<b>", and a transliterated "Ж" becomes "Zh" with a
+    capital.
     """
     changed: list[Step] = []
     for _ in range(MAX_PASSES):
@@ -220,8 +221,8 @@ def rewrite(doc: str, steps: list[Rewriter]) -> str:
     return doc
 
 
-# A "<" begins a tag only before a letter, so "I <3 you" and "a < b" stay. html.parser is not used
-# because it treats such text differently in each Python. Entities need their semicolon.
+# A "<" begins a tag only before a letter, so "I <3 you" and "a < b" stay. Kamon does not use
+# html.parser, which treats such text differently in each Python. Entities need their semicolon.
 HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 TAG = re.compile(r"<[/!?]?([a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
 AMPERSANDS = re.compile(r"&(?:(?:amp|#0*38|#x0*26);)+", re.IGNORECASE)
@@ -234,7 +235,7 @@ INLINE = re.compile(
 
 
 def strip_html(doc: str) -> str:
-    """Remove tags and comments, and replace entities by their characters.
+    """Return the document without tags and comments, and with characters instead of entities.
 
     An inline tag such as <b> leaves nothing. Any other tag, such as <br>, leaves a space.
     """
@@ -242,7 +243,7 @@ def strip_html(doc: str) -> str:
         doc = HIDDEN.sub(" ", doc)
         doc = TAG.sub(lambda tag: "" if INLINE.fullmatch(tag[1]) else " ", doc)
     if "&" in doc:
-        # All of "&amp;amp;amp;…" at once: otherwise each "amp;" would take a pass.
+        # Replace all of "&amp;amp;amp;…" at once, so that each "amp;" does not take a pass.
         doc = ENTITY.sub(character, AMPERSANDS.sub("&", doc))
     return doc
 
@@ -274,24 +275,24 @@ JOINERS = re.compile("([\u200c\u200d])[\u200c\u200d]+")
 
 
 def remove_invisible(doc: str) -> str:
-    """Remove characters that show nothing, except the joiners that emoji and some scripts need."""
+    """Return the document without invisible characters, except joiners that it needs."""
     if doc.isprintable() and doc.isascii():
         return doc
     doc = BLANK.sub(" ", INVISIBLE.sub("", doc))
     return STRAY_JOINERS.sub("", JOINERS.sub(r"\1", STRAY_TAGS.sub("", doc)))
 
 
-# ---- steps that drop documents: each returns the reason, or None to keep the document
+# ---- steps that drop documents: each returns the reason, or None for a document to keep
 
 
 Dropper = tuple[Step, Callable[[str], str | None]]
 
 
 def droppers(options: Options) -> list[Dropper]:
-    """Return the steps that drop documents and look at one document at a time.
+    """Return the steps that drop a document without comparing it with others.
 
-    The steps that compare documents come after them, so that a dropped document drops no
-    duplicates.
+    The steps that compare documents come after them, so that no document is a duplicate of a
+    dropped one.
     """
     steps: list[tuple[str, Callable[[str], str | None]]] = [
         ("blank", lambda doc: None if doc else "blank")
@@ -329,7 +330,7 @@ def wrong_length(doc: str, least: int, most: int | None) -> str | None:
 
 
 def num_characters(text: str) -> int:
-    """Return the number of characters that people see: Unicode's grapheme clusters.
+    """Return the number of characters that people see, the grapheme clusters of Unicode.
 
     >>> num_characters("हिन्दी"), len("हिन्दी")
     (2, 6)
@@ -342,20 +343,20 @@ def num_characters(text: str) -> int:
 
 
 def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[str | None]:
-    """Yield for each document the earlier remaining one that it is near to, or None.
+    """Yield for each document an earlier one that is near and was not dropped, or None.
 
-    `Options.near` defines what is near. The result is exact, although few pairs are compared. An
-    edit breaks at most GRAM_CHARS of a document's runs of GRAM_CHARS characters. So if two
-    documents are k edits apart, and the runs of each are sorted by how rare they are, the first
+    `Options.near` defines what is near. The result is exact, although Kamon compares few pairs. An
+    edit breaks at most GRAM_CHARS of a document's runs of GRAM_CHARS characters. Kamon sorts the
+    runs of each document, the rarest first. If two documents are k edits apart, their first
     GRAM_CHARS · k + 1 runs have one in common. Only documents of similar lengths are compared.
     """
-    width = -log(percent / 100) * (1 + 1e-9)  # a little wider, to be safe from rounding
+    width = -log(percent / 100) * (1 + 1e-9)  # a little wider, because of rounding
 
     def band(length: int) -> int:
         """Return the band of a length. Near documents are in the same band or in neighbours."""
         return length if percent == 100 else int(log(length) / width)
 
-    # Not the similarity: rounding would exclude a pair exactly at the threshold.
+    # Not the similarity, because rounding would exclude a pair exactly at the threshold.
     distance = rapidfuzz.distance.Levenshtein.normalized_distance
     most = (100 - percent) / 100 + 1e-9
     how_common = Counter(gram for doc in docs for gram in grams(doc))
@@ -411,7 +412,7 @@ def word_finder(listed: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words: runs of letters, digits, _ and the marks on them, without case."""
+    """Return the casefolded words: runs of letters, digits, _ and the marks on them."""
     if text.isascii():
         return re.findall(r"\w+", text.lower())
     folded = unicodedata.normalize("NFC", text).replace(DOTTED_I, "i").casefold()
@@ -425,7 +426,7 @@ def word_pattern() -> re.Pattern[str]:
     return re.compile(rf"[\w\u200c\u200d{''.join(marks)}]+")
 
 
-# ---- what the options name
+# ---- libraries and scripts for the options
 
 
 def library(name: str, purpose: str) -> Any:
@@ -441,14 +442,14 @@ def library(name: str, purpose: str) -> Any:
 
 
 def foreign_letters(scripts: Iterable[str]) -> Any:
-    """Return a pattern for a letter that belongs to none of the scripts.
+    """Return a pattern for a letter that is in none of the scripts.
 
-    Letters that all scripts share belong to each of them.
+    Letters that all scripts share are in each of them.
     """
-    regex = library("regex", "telling scripts apart")
+    regex = library("regex", "recognising scripts")
     allowed = ""
     for script in scripts:
-        # With script extensions: the long-vowel mark of Japanese is Hiragana and Katakana.
+        # With script extensions, because the long-vowel mark of Japanese has two scripts.
         part = rf"--\p{{scx={script}}}"
         try:
             if not re.fullmatch("[A-Za-z][A-Za-z _-]*", script):
@@ -456,7 +457,7 @@ def foreign_letters(scripts: Iterable[str]) -> Any:
             regex.compile(rf"[\p{{L}}{part}]", regex.V1)
         except (ValueError, regex.error):
             raise ConfigError(
-                f"there is no Unicode script {script!r}{suggestion(script.title(), SCRIPTS)}"
+                f"unknown Unicode script {script!r}{suggestion(script.title(), SCRIPTS)}"
             ) from None
         allowed += part
     return regex.compile(rf"[\p{{L}}--\p{{scx=Common}}{allowed}]", regex.V1)

@@ -24,7 +24,7 @@ from kamon.data.readers import (
 from kamon.data.tables import MAX_ROWS_READ, checked_format, entries_in, json_texts, text_notes
 from kamon.errors import ConfigError, CorpusError
 
-BLOCK_CHARS = 1 << 20  # characters of the documents that are processed together
+BLOCK_CHARS = 1 << 20  # characters that are processed together
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Corpus:
         num_blank: entries that were blank, and so dropped.
         num_stripped: other entries that had white space at their ends.
         num_normalized: entries that were not in Unicode's composed form (NFC). All documents are.
-        note: what users should know about how it was read. Each line completes a sentence that
-            begins with `source`.
+        note: notes for the user about how it was read. Each line completes a sentence that begins
+            with `source`.
     """
 
     source: str
@@ -76,10 +76,10 @@ def read(
         source: the path, the name of a built-in list, or "-".
         column: for a table, the column's name or its number from 1 on. None if the table has only
             one column. For JSON, the key of the text, by default "text".
-        format: one of FORMATS, by default chosen by the file's ending. Without a known ending, it
-            is text with one document per line.
+        format: one of FORMATS. By default the file's ending decides. If that is not known, the
+            format is text with one document per line.
         header: whether a table has a header row.
-        mode: the mode of a Config. In "text" mode, a whole text file is one document, as it is.
+        mode: the mode of a Config. In "text" mode, a whole text file is one document, unchanged.
         composed: whether to bring entries to NFC, as `Tokenizer.composed` requires.
 
     Raises:
@@ -108,7 +108,7 @@ def read(
 def from_docs(
     docs: Iterable[str], source: str = "a list in memory", *, composed: bool = True
 ) -> Corpus:
-    """Return a corpus of a program's own documents, cleaned like those of a file.
+    """Return the corpus of a program's own documents, which are cleaned like those of a file.
 
     Sets are sorted.
     """
@@ -132,7 +132,7 @@ def from_text(
     format: str = "text",
     header: bool = True,
 ) -> Corpus:
-    """Return what `read` makes of a file with this content: for text, one document per line."""
+    """Return the result of `read` for a file with this content. Text has one document per line."""
     notes: list[str] = []
     lines = lines_in(text, source)
     entries = entries_in(source, lines, format, column, header, notes.append)
@@ -142,7 +142,7 @@ def from_text(
 def from_entries(
     source: str, entries: Iterable[str], notes: Sequence[str] = (), *, composed: bool = True
 ) -> Corpus:
-    """Strip the entries, drop blank ones, and bring the others to NFC if `composed`."""
+    """Return the corpus of the stripped entries without blank ones, in NFC if `composed`."""
     num_entries = num_blank = num_stripped = num_normalized = 0
 
     def docs() -> Iterator[str]:
@@ -190,8 +190,8 @@ def stream_entries(
 
     Args:
         source, column, format, header: as in `read`.
-        on_note: called with each note as of `Corpus.note`, as soon as it is known. For text, it
-            depends only on the first lines.
+        on_note: called with each note (see `Corpus.note`) as soon as it is known. For text, the
+            notes depend only on the first lines.
     """
     format = checked_format(source, column, format, header)
     name = name_of(source)
@@ -217,7 +217,7 @@ def stream_entries(
 
 
 def in_blocks(docs: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the documents in blocks: large enough to be fast, small enough for memory."""
+    """Yield the documents in blocks that are large enough to be fast and fit into memory."""
     block: list[str] = []
     size = 0
     for doc in docs:

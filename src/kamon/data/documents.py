@@ -1,6 +1,6 @@
-"""Documents as one text: a few bytes per document, while each string in a list takes fifty more.
+"""Documents stored as one text. A string in a list would need fifty more bytes per document.
 
-What grows with their number is in memory only while it is small (`kamon.files.spill`).
+If there are very many documents, their text and arrays are in files (`kamon.files.spill`).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from kamon.native import library, mersenne
 
 BLOCK = 1 << 17  # bytes that are processed together
 BLOCK_DOCS = 4096  # documents that are processed together
-NUL = "\0"  # separates texts, and is in none of them
+NUL = "\0"  # separates texts, and none of them has one
 NUL_BYTE = b"\0"
 MIN_NATIVE_DOCS = 200  # for fewer, Python is as fast as the native code
 NUM_SHOWN = 5
 
 
 def nfc(text: str) -> str:
-    """Return `text` in Unicode's composed form: ö as one code point, not as o and two dots."""
+    """Return `text` in Unicode's composed form (NFC): ö as one code point, not as o and a mark."""
     return text if text.isascii() else normalize("NFC", text)
 
 
 class Documents(Sequence[str]):
     """Texts without NUL, stored in UTF-8 one after the other, each followed by a NUL.
 
-    Subsets and permutations share the text of the documents they come from. They have an array of
-    type 'I' or 'Q' with the places where their documents start. Reading all of them in order is
+    Subsets and permutations share the text of the documents that they are made from. They have an
+    array of type 'I' or 'Q' with the starts of their documents. Reading all documents in order is
     fast. Reading one by its number is a little slower.
 
     >>> docs = Documents.of(["anna", "bo", "anna"])
@@ -49,9 +49,9 @@ class Documents(Sequence[str]):
         if starts is not None and spill.typecode_of(starts) not in ("I", "Q"):
             raise ValueError("starts must be an array of 'I' or of 'Q'")
         self.text = text
-        self._distinct = distinct  # known to have no duplicates
+        self._distinct = distinct  # True if there are certainly no duplicates
         self._starts = starts
-        self.contiguous = starts is None  # all documents of the text, in their order
+        self.contiguous = starts is None  # it has all documents of the text in their order
         self._size = spill.count(text, 0) if starts is None else len(starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,7 +59,7 @@ class Documents(Sequence[str]):
 
     @classmethod
     def of(cls, docs: Iterable[str]) -> Documents:
-        """Return these documents, read one by one. None may contain a NUL."""
+        """Return these documents. It reads them one by one, and none may have a NUL."""
         if isinstance(docs, Documents):
             return docs
         text = SpillBuffer()
@@ -104,7 +104,7 @@ class Documents(Sequence[str]):
     def __getitem__(self, place: slice) -> Documents: ...
     def __getitem__(self, place: int | slice) -> str | Documents:
         if isinstance(place, slice):
-            starts = spill.copied(self.starts[place])  # native code needs them without gaps
+            starts = spill.copied(self.starts[place])  # because native code needs no gaps
             return Documents(self.text, starts, distinct=self._distinct)
         begin = self.starts[place]
         return self.text[begin : self.text.find(NUL_BYTE, begin)].decode("utf-8", "surrogatepass")
@@ -167,8 +167,8 @@ class Documents(Sequence[str]):
             begin += count[0]
 
     def select(self, chosen: Buffer) -> Documents:
-        """Return the documents for which `chosen`, a byte per document, is 1 and not 0."""
-        if self._starts is None:  # the starts of the others are not needed
+        """Return the chosen documents. `chosen` has a byte for each document, 1 or 0."""
+        if self._starts is None:  # so it needs only the starts of the chosen ones
             starts = self._find_starts(chosen)
         else:
             typecode = spill.typecode_of(self._starts)
@@ -176,13 +176,13 @@ class Documents(Sequence[str]):
         return Documents(self.text, starts, distinct=self._distinct)
 
     def shuffled(self, rng: random.Random) -> Documents:
-        """Return the documents in the order that `rng.shuffle` would give a list of them."""
+        """Return the documents in the same order as `rng.shuffle` gives a list of them."""
         starts = spill.copied(self.starts)
         mersenne.shuffle(rng, starts)
         return Documents(self.text, starts, distinct=self._distinct)
 
     def first_occurrences(self) -> Buffer:
-        """Return a byte for each document: 1 if no earlier one is equal, otherwise 0."""
+        """Return a byte for each document, 0 if it equals an earlier one and otherwise 1."""
         first = spill.zeros(self._size)
         if self._size < MIN_NATIVE_DOCS or library.why_not():
             seen: set[bytes] = set()
@@ -200,7 +200,7 @@ class Documents(Sequence[str]):
         return first
 
     def different(self) -> Documents:
-        """Return the documents without duplicates, keeping the first of equal ones."""
+        """Return the documents without duplicates. The first of equal ones remains."""
         if self._distinct:
             return self
         first = self.first_occurrences()
@@ -216,7 +216,7 @@ class Documents(Sequence[str]):
         return digest.hexdigest()
 
     def intersection(self, texts: Iterable[str]) -> set[str]:
-        """Return those of `texts` that are among the documents."""
+        """Return the texts that are among the documents."""
         wanted = set(texts)
         return set().union(*map(wanted.intersection, self.blocks()))
 

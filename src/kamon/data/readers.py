@@ -1,4 +1,4 @@
-"""The lines of a file or of standard input: opening, decompressing and decoding it."""
+"""Reads the lines of a file or of standard input, decompressed and decoded."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ GZIP, XZ, ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
 BZIP2 = tuple(b"BZh%d%b" % (n, e) for n in range(1, 10) for e in (b"1AY&SY", b"\x17rE8P\x90"))
 COMPRESSED = (GZIP, XZ, ZSTANDARD, *BZIP2)  # first bytes of compressed files
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+IN_MODELS = ("generation-*", "manifest.json")  # in the directory of a model, never in other folders
 COMPRESSED_BLOCK = 1 << 12  # bytes to decompress at a time: they become at most 128 MiB
 
 
 def lines_in(text: str, source: str) -> Iterator[str]:
-    """Yield the lines that a text file with this content would have."""
+    """Yield the lines of a text file with this content."""
     content = text.encode("utf-8", "surrogatepass")
     return chain.from_iterable(check_line_lengths(lines_of(decoded([content], source)), source))
 
@@ -52,8 +53,8 @@ def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> It
             if sys.stdin is None:
                 raise CorpusError("standard input is closed")
             if sys.stdin.buffer.isatty():
-                end = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D ends"
-                print(f"reading lines from the keyboard; {end}", file=sys.stderr)
+                end = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+                print(f"reading lines from the keyboard: end them with {end}", file=sys.stderr)
             yield sys.stdin.buffer
         else:
             with open(source, "rb") as file:
@@ -74,19 +75,19 @@ def open_source(source: str | Path, name: str, others: Iterable[str] = ()) -> It
 
 
 def name_of(source: str | Path) -> str:
-    """Return how messages show a source. Bytes of a file name that are not UTF-8 are escaped."""
+    """Return the name of a source for messages. It escapes bytes that are not UTF-8."""
     if str(source) == "-":
         return "standard input"
     return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
 def encoding_error(name: str, line: int, byte: int, value: int, *, utf16: bool = False) -> str:
-    """Describe why a byte is not text.
+    """Return a message that explains why a byte is not text.
 
     Args:
-        name, line, byte: the source, and the place, counted from 1.
+        name, line, byte: the source, and the place counted from 1.
         value: the byte, 0 for NUL.
-        utf16: whether a byte order mark at the start announces UTF-16.
+        utf16: whether the source begins with the byte order mark of UTF-16.
     """
     if utf16:
         return (
@@ -96,7 +97,7 @@ def encoding_error(name: str, line: int, byte: int, value: int, *, utf16: bool =
     if value:
         return (
             f"{name}, line {line} is not UTF-8: byte {byte} of it is 0x{value:02x}{HINT}"
-            "convert the file, such as with `iconv -f cp1252 -t utf-8`"
+            "convert the file, for example with `iconv -f cp1252 -t utf-8`"
         )
     return (
         f"{name}, line {line} has a NUL byte at byte {byte}, so it does not look like text{HINT}"
@@ -105,13 +106,13 @@ def encoding_error(name: str, line: int, byte: int, value: int, *, utf16: bool =
 
 
 def text_lines(text: str) -> list[str]:
-    r"""Split a text at \n, \r\n and \r. A final line end starts no further line."""
+    r"""Return the lines of a text, which end with \n, \r\n or \r. The last end is optional."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def whole_lines(source: str | Path) -> Iterator[str]:
-    """Yield the lines of a source one by one. Raise CorpusError for one longer than MAX_LINE."""
+    """Yield the lines of a source. Raise CorpusError for a line longer than MAX_LINE."""
     blocks = stream_lines(source, builtin.BUILT_IN)
     return chain.from_iterable(check_line_lengths(blocks, name_of(source)))
 
@@ -122,7 +123,7 @@ def check_line_lengths(
     """Yield the same blocks of lines. Raise CorpusError for a line longer than MAX_LINE.
 
     Args:
-        blocks: as of `stream_lines`.
+        blocks: the result of `stream_lines`.
         name: the source as messages show it.
         number: the number of the first line.
     """
@@ -140,8 +141,7 @@ def check_line_lengths(
 def stream_lines(source: str | Path, others: Iterable[str] = ()) -> Iterator[list[str]]:
     """Yield the lines of a text as they arrive, many at a time, in bounded memory.
 
-    The lines are those of `text_lines`. Only the first MAX_LINE + 1 characters of a longer line are
-    kept.
+    The lines are those of `text_lines`. A longer line is cut after MAX_LINE + 1 characters.
 
     Args:
         source: a path, or "-" for standard input.
@@ -183,9 +183,9 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
 
     Raises: CorpusError, after the text before the fault. The message names the line.
     """
-    # It handles line ends and characters that begin in one block and end in the next.
+    # The decoder handles line ends and characters that begin in one block and end in the next.
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    blocks = filter(None, blocks)  # for the decoder, an empty block is the end
+    blocks = filter(None, blocks)  # because an empty block means the end to the decoder
     before = 0  # bytes of the unfinished line
     fresh, utf16 = number == 1, False
     if fresh:
@@ -217,7 +217,7 @@ def decoded(blocks: Iterable[bytes], name: str, number: int = 1) -> Iterator[str
 
 
 def beginning(blocks: Iterator[bytes], marks: Sequence[bytes]) -> bytes:
-    """Read the first blocks: as few as show whether the bytes begin with one of the marks."""
+    """Return the first bytes, enough of them to compare them with the marks."""
     begin = b""
     while any(len(begin) < len(mark) and mark.startswith(begin) for mark in marks):
         block = next(blocks, b"")
@@ -228,10 +228,9 @@ def beginning(blocks: Iterator[bytes], marks: Sequence[bytes]) -> bytes:
 
 
 def decompressed(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Yield the same bytes, or their content if they begin like a compressed file.
+    """Yield the same bytes, decompressed if they begin like a compressed file.
 
-    A file may consist of several compressed members. Raises CorpusError if it is damaged or cut
-    off.
+    A file may have several compressed members. Raises CorpusError if it is damaged or incomplete.
     """
     begin = beginning(blocks, COMPRESSED)
     blocks = chain([begin], blocks)
@@ -302,7 +301,7 @@ def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[s
         text, fault = decoder.decode(before, final=not block or bool(nul)), 0 if nul else -1
     except UnicodeDecodeError as error:
         fault = error.object[error.start]
-        good = error.start - (len(error.object) - len(before))  # negative: in an earlier block
+        good = error.start - (len(error.object) - len(before))  # below 0 in an earlier block
         text = decoder.decode(before[: max(0, good)])
     if fault >= 0 and decoder.getstate()[1] & 1:  # the decoder holds back a \r before a \n
         text += "\n"
@@ -311,7 +310,7 @@ def decode_block(decoder: io.IncrementalNewlineDecoder, block: bytes) -> tuple[s
 
 def checked_text(name: str, where: str, text: str) -> str:
     """Return the text. Raise CorpusError for a NUL or a lone surrogate, which no UTF-8 text has."""
-    if text.isprintable():  # fast, and true for nearly all texts
+    if text.isprintable():  # a fast check that is true for nearly all texts
         return text
     for number, char in enumerate(text, 1):
         if char == "\0" or "\ud800" <= char <= "\udfff":
@@ -323,9 +322,11 @@ def checked_text(name: str, where: str, text: str) -> str:
 
 
 def similar_files(path: str | Path) -> list[str]:
+    """Return the files and folders beside a path, without the directories of models."""
     folder = os.path.dirname(path)
     try:
         with os.scandir(folder or ".") as entries:
-            return [name_of(os.path.join(folder, entry.name)) for entry in islice(entries, 1000)]
+            paths = [Path(folder, entry.name) for entry in islice(entries, 1000)]
+        return [name_of(path) for path in paths if not any(map(any, map(path.glob, IN_MODELS)))]
     except OSError:
         return []

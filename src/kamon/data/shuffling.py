@@ -1,4 +1,4 @@
-"""The order of training examples: each example's place is a pure function of (seed, number).
+"""The order of training examples. The place of each depends only on the seed and its number.
 
 So the order needs no memory, and a resumed training continues where it stopped.
 """
@@ -10,7 +10,7 @@ from math import isqrt
 
 from kamon.engines.philox import MASK32, MASK64, philox4x32
 
-# These keys separate the random numbers from those of samples and dropout.
+# With these keys, the random numbers differ from those of samples and dropout.
 WINDOW_KEY = 0x77696E64
 SHUFFLE_KEY = 0x73687566
 ROUNDS = 6
@@ -19,8 +19,8 @@ ROUNDS = 6
 def window_start(seed: int, index: int, n: int) -> int:
     """Return a random place from 0 to n − 1 for example number `index`.
 
-    It is 64 random bits times n, divided by 2**64. No place is more likely than another by more
-    than n / 2**64.
+    It is 64 random bits times n, divided by 2**64. The probabilities of two places differ by at
+    most 1 / 2**64.
 
     Args:
         seed, index: integers, used modulo 2**64.
@@ -33,12 +33,12 @@ def window_start(seed: int, index: int, n: int) -> int:
 
 
 def permutation(seed: int, epoch: int, n: int) -> Callable[[int], int]:
-    """Return π(i), a random order of 0 … n − 1 for each epoch, without a table of it.
+    """Return π(i), a random order of 0 … n − 1 for each epoch, without a table.
 
-    It is a Feistel network on the smallest grid of a rows and b columns that holds n numbers. Each
-    round shifts the row by a hash of the column, or the column by a hash of the row. Both can be
-    undone, so it is a permutation of a·b numbers. A result of n or more goes through it again until
-    it is below n (cycle walking).
+    It is a Feistel network on the smallest grid of a rows and b columns that has room for n
+    numbers. Each round shifts the row by a hash of the column, or the column by a hash of the row.
+    Both can be reversed, so it is a permutation of a·b numbers. A result of n or more goes through
+    the network again until it is below n (cycle walking).
 
     Args:
         seed, epoch: integers, used modulo 2**64.

@@ -11,17 +11,17 @@ from kamon.data.documents import Documents
 from kamon.files.spill import BLOCK, SpillBuffer, numbers
 
 NUM_BUCKETS = 10
-# Different documents. With fewer there is no validation set: a tenth would be too small.
+# Different documents. With fewer there is no validation set, because a tenth would be too few.
 MIN_DOCS = 100
 # Different documents. With more, a tenth of all possible keys is close to a tenth of the documents.
 MAX_RANKED = 200_000
-RULE = 3  # version of `split`, saved with each list; the first lists were saved without one
-RULE_BY_SPELLING = 2  # keys of the text as it is written, and no key is reserved
-RULE_BY_BUCKET = 1  # the documents in bucket 0, however many
+RULE = 3  # version of `split`, saved with each list (the first models have none)
+RULE_BY_SPELLING = 2  # by keys of the unchanged text, and no key is reserved
+RULE_BY_BUCKET = 1  # the validation set has all documents in bucket 0
 RULES = (RULE_BY_BUCKET, RULE_BY_SPELLING, RULE)
 MIN_HELD_OUT = 5  # documents
 NUM_KEYS = 1 << 64
-# No validation set has a document with another key, and the pretrained base has read none of these.
+# Only documents with these keys can be in a validation set. The pretrained base has read none.
 RESERVED_KEYS = range(NUM_KEYS // 8)
 FLIPPED_BYTES = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
 
@@ -29,14 +29,13 @@ FLIPPED_BYTES = bytes([1, 0, *range(2, 256)])  # exchanges 0 and 1
 def bucket(doc: bytes) -> int:
     """Return the first byte of the SHA-256 of the document's UTF-8, modulo NUM_BUCKETS.
 
-    It depends only on the document. So a document stays in its bucket if the list grows or changes
-    its order.
+    It depends only on the document, so a document keeps its bucket if the list grows or is sorted.
     """
     return sha256(doc).digest()[0] % NUM_BUCKETS
 
 
 def fold(text: str) -> str:
-    """Return the text without case, accents, vowel marks and white space, in NFKD.
+    """Return the text in NFKD, without case, accents, vowel marks and white space.
 
     >>> fold("S\u00e3o Paulo"), fold("SA\u0303O PAULO")
     ('saopaulo', 'saopaulo')
@@ -49,8 +48,8 @@ def fold(text: str) -> str:
 def key(doc: str, rule: int = RULE) -> int:
     """Return a number below NUM_KEYS that depends only on the document's content.
 
-    It is the first eight bytes of the SHA-256 of the folded text, so that a text has the same key
-    in any case and with any accents. By RULE_BY_SPELLING the text is only brought to NFC.
+    It is the first eight bytes of the SHA-256 of the folded text. So a text has the same key in any
+    case and with any accents. By RULE_BY_SPELLING the text is not folded, but only in NFC.
 
     >>> key("jos\u00e9") == key("JOSE") != key("josef")
     True
@@ -64,7 +63,7 @@ def hashed_form(text: str, rule: int = RULE) -> bytes:
 
 
 class Key:
-    """The key of a document that arrives in parts, each of which begins with a new character."""
+    """The key of a document that arrives in parts. Each part must begin with a new character."""
 
     def __init__(self) -> None:
         self._digest = sha256()
@@ -78,12 +77,11 @@ class Key:
 
 
 def keys_of_part(keys: Iterable[int], number: int = 0, rule: int = RULE) -> range:
-    """Return the keys of one of NUM_BUCKETS parts as a range. It is empty for fewer than MIN_DOCS.
+    """Return the range of keys of one of NUM_BUCKETS parts. It is empty for fewer than MIN_DOCS.
 
     Each part has a tenth of the different keys in ascending order. Part 0, the validation set, has
-    `len // NUM_BUCKETS` of them, or fewer if a key of these is not among the RESERVED_KEYS. If
-    there are more than MAX_RANKED, Kamon need not collect them: each part has a tenth of all
-    possible keys.
+    only those of them that are among the RESERVED_KEYS. If there are more than MAX_RANKED keys,
+    Kamon does not collect them, and each part has a tenth of all possible keys.
     """
     different: set[int] = set()
     remaining = iter(keys)
@@ -101,17 +99,17 @@ def keys_of_part(keys: Iterable[int], number: int = 0, rule: int = RULE) -> rang
 
 
 def train_end(length: int) -> int:
-    """Return how much of a text is for training if there are few: all but its last tenth."""
+    """Return the length of a text's training part if there are few texts: all but a tenth."""
     return length * (NUM_BUCKETS - 1) // NUM_BUCKETS
 
 
 def split(docs: Iterable[str], held_out: int = 0, rule: int = RULE) -> tuple[Documents, Documents]:
     """Return (training set, validation set). Each different document is once in one of them.
 
-    The validation set is a tenth: the documents with the smallest keys, in any order of the list.
-    It is empty if fewer than MIN_DOCS documents differ. Duplicates are dropped, because one in both
-    sets would be learned by heart and then counted as a success. Documents that differ in case or
-    accents stay together.
+    The validation set is the tenth of the documents with the smallest keys. It does not depend on
+    their order, and is empty for fewer than MIN_DOCS different documents. Kamon drops duplicates,
+    because the model would memorise one in the training set and then predict it in the validation
+    set. Documents that differ only in case or accents are in the same set.
 
     Args:
         docs: the documents.
@@ -139,7 +137,7 @@ def split(docs: Iterable[str], held_out: int = 0, rule: int = RULE) -> tuple[Doc
 def divide(
     docs: Iterable[str], hold_out: bool = True, mode: str = "documents", rule: int = RULE
 ) -> tuple[Documents, Documents]:
-    """Return (training set, validation set) if `split` gives each of them MIN_HELD_OUT documents.
+    """Return (training set, validation set) of `split` if each has MIN_HELD_OUT documents or more.
 
     Otherwise the validation set is empty, or in text mode the last tenth of each document.
     """

@@ -1,4 +1,4 @@
-"""The entries in the lines of a list: text, CSV, TSV, JSON Lines and JSON."""
+"""Reads the entries in the lines of a list: text, CSV, TSV, JSON Lines or JSON."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ QUOTED = re.compile(r'(?<![^,;\t|])"(?:[^"]++|"")*+("?)')  # a cell, or its star
 CELL_END = re.compile(r'((?:[^"]++|"")*+)("?)')  # the rest of a quoted cell
 MAX_ROWS_READ = 100  # lines that Kamon reads to recognise a table
 MIN_ROWS_READ = 3
-MIN_COMMENTS = 2  # lines with a comment among them, for a note
-MIN_SHARE = 0.8  # of these lines that must look alike
+MIN_COMMENTS = 2  # lines with a comment, for a note
+MIN_SHARE = 0.8  # share of the lines that must look alike
 
 
 class ColumnError(ConfigError):
@@ -44,7 +44,7 @@ class ColumnError(ConfigError):
 def checked_format(
     source: str | Path, column: str | None, format: str | None, header: bool = True
 ) -> str:
-    """Return the format that was given, or that the file's ending shows.
+    """Return the given format, or else the format of the file's ending.
 
     Raises: ConfigError for an unknown format, or if the column or header option does not fit it.
     """
@@ -79,7 +79,7 @@ def entries_in(
         name: the source as messages show it.
         lines: all its lines.
         format, column, header: as in `kamon.data.corpus.read`.
-        on_note: called with each note as of `Corpus.note`, sometimes only after the last entry.
+        on_note: called with each note (see `Corpus.note`), sometimes only after the last entry.
 
     Raises: ColumnError if no column is chosen, CorpusError for invalid content.
     """
@@ -108,8 +108,8 @@ def entries_in(
 def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True) -> list[str]:
     """Return the columns that a user can choose from.
 
-    These are the names in the header row, numbers if there is no header, or the keys of the first
-    JSON object that have a text.
+    These are the names in the header row, numbers without a header, or the keys of the texts in the
+    first JSON object.
     """
     if format in TABLES:
         head, _ = find_header(name, lines, format, None, header)
@@ -130,7 +130,7 @@ def text_keys(record: dict[str, Any]) -> list[str]:
 
 
 def format_of(source: str | Path) -> str:
-    """Return the format that a file's ending shows, ignoring a compressed file's second ending."""
+    """Return the format of a file's ending. It ignores the second ending of a compressed file."""
     stem, suffix = os.path.splitext(source)
     if suffix.lower() in COMPRESSED_SUFFIXES:
         suffix = os.path.splitext(stem)[1]
@@ -153,7 +153,7 @@ def json_record(name: str, number: int, line: str, keys: Sequence[str]) -> list[
 
 
 def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[str]) -> list[str]:
-    fixed = f"write each line as {example(keys)}" if len(keys) > 1 else ""  # not to be chosen
+    fixed = f"write each line as {example(keys)}" if len(keys) > 1 else ""  # the user has no choice
     for key in keys:
         if key in record and not isinstance(record[key], str):
             raise CorpusError(
@@ -170,7 +170,7 @@ def record_texts(name: str, where: str, record: dict[str, Any], keys: Sequence[s
 
 
 def begins_array(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Return whether the first line that is not blank begins a JSON array, and all lines again."""
+    """Return whether the first line that is not blank begins a JSON array, and all lines."""
     seen: list[str] = []
     for line in lines:
         seen.append(line)
@@ -247,7 +247,7 @@ Row = tuple[int, int, list[str]]  # number of its first line, of its last line, 
 
 @dataclass(frozen=True)
 class Header:
-    """How a table begins. columns: their names, or numbers if there is no header."""
+    """The beginning of a table. columns: their names, or numbers without a header."""
 
     separator: str
     quotes: bool  # whether cells may be quoted
@@ -259,11 +259,11 @@ class Header:
 def find_header(
     name: str, lines: Iterator[str], format: str, column: str | None, header: bool
 ) -> tuple[Header | None, Iterator[str]]:
-    """Return how a table begins, None if it has no rows, and all lines again.
+    """Return the beginning of a table, or None if it has no rows, and all lines.
 
     If the column is given by its name, the header is the first row, provided that it has this name.
-    Otherwise it is a later one of the first MAX_ROWS_READ rows that has the name, if the next row
-    has as many cells and all rows above are narrower or begin with "#".
+    Otherwise it is a later one of the first MAX_ROWS_READ rows that has the name. The next row must
+    have as many cells, and all rows above must be narrower or begin with "#".
 
     Without a name, the header is the first row that is as wide as most rows.
     """
@@ -330,7 +330,7 @@ def width(row: Row) -> int:
 
 
 def header_with(tables: list[list[Row]], column: str) -> tuple[int, int] | None:
-    """Return which table, one per separator, has the column, and in which row."""
+    """Return the table (there is one per separator) and the row that have the column."""
     for number, table in enumerate(tables):
         if table and column in map(str.strip, table[0][2]):
             return number, 0
@@ -350,7 +350,7 @@ def likely_header(tables: list[list[Row]], header: bool) -> tuple[int, int]:
     """Return the likely table and header row if the column is not given by its name.
 
     The header is the first row. If that has only one cell, it is the first row as wide as most.
-    There may be comments above the header, or above the first row if there is no header.
+    There may be comments above the header, or above the first row of a table without a header.
     """
     number, narrow = 0, bool(tables[0]) and width(tables[0][0]) < 2
     for i, table in enumerate(tables if narrow else []):
@@ -395,10 +395,10 @@ def separated(lines: Iterator[str], format: str) -> tuple[list[str], int, list[s
     r"""Return the likely separators, the number of lines that declare one, and the lines read.
 
     The most likely separator comes first. In CSV, a first line such as `sep=;` declares it.
-    Otherwise it is the one that occurs most often outside quoted cells in the first row.
+    Otherwise it is the one that occurs most often in the first row, outside quoted cells.
 
     Args:
-        lines: of the table. Some are consumed.
+        lines: of the table. This function reads some of them.
         format: "csv" or "tsv".
 
     >>> separated(iter(['id;"a,b,c"', "1;2"]), "csv")[0][0]
@@ -451,7 +451,7 @@ def quoted_row(
 ) -> Row:
     """Return a row with quotes, which continues on the next lines if a quote is open.
 
-    A quote inside a cell that does not begin with one is an ordinary character.
+    In a cell that does not begin with a quote, a quote is an ordinary character.
     """
     row: list[str] = []
     end, place = begin, 0
@@ -511,7 +511,7 @@ def cells(
     """
     pick, index = itemgetter(*indices), max(indices)
     blank = pick([""] * (index + 1))
-    several = first = 0  # number of rows of several lines, and where the first one begins
+    several = first = 0  # number of rows of several lines, and the first line of the first one
     longer = first_longer = 0  # the same for rows with more cells than the header
     most = len(head.columns) if head.columns else MAX_LINE
     wanted = f"column {index + 1}" + (f", {head.columns[index]!r}" if head.columns else "")
@@ -542,10 +542,10 @@ def cells(
 
 
 def guess_format(lines: Iterable[str]) -> Literal["csv", "tsv", "jsonl", "json"] | None:
-    """Return the format that lines read as text seem to have, None for text.
+    """Return the format that lines read as text seem to have, or None for text.
 
     Nearly all lines must look like records, or have the same number of separators, and not only one
-    at the end. A comma before a space does not count, because prose has those.
+    at the end. A comma before a space does not count, because it is common in prose.
     """
     rows = list(filter(None, map(str.strip, islice(lines, MAX_ROWS_READ))))
     least = MIN_SHARE * len(rows)

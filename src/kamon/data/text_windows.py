@@ -1,7 +1,7 @@
 """Training examples from long documents: windows of block_size + 1 tokens.
 
-Each target is predicted only from the tokens before it in its window, the first one from a single
-token. So a model of any block_size can learn a text of any length.
+The model predicts each target only from the tokens before it in the window, and the first target
+from a single token. So a model of any block_size can learn a text of any length.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class TokenStream(Protocol):
 class TextWindows:
     """Windows from random places of one stream of tokens.
 
-    Window i is the block_size + 1 tokens at `window_start(seed, i, …)`, or the whole stream if that
-    is shorter. See `kamon.engines.batch.BatchSource`.
+    Window i has block_size + 1 tokens from `window_start(seed, i, …)` on, or the whole stream if
+    that is shorter. See `kamon.engines.batch.BatchSource`.
     """
 
     tokens: TokenStream
@@ -47,7 +47,7 @@ class TextWindows:
 
 
 def stream(batch: PackedBatch) -> IntArray:
-    """Join all documents, with one BOS between two of them, into one array of tokens."""
+    """Return the tokens of all documents, with one BOS between two documents."""
     if len(batch) == 1:
         return batch.tokens
     joined = SpillBuffer()
@@ -58,7 +58,7 @@ def stream(batch: PackedBatch) -> IntArray:
 
 
 def consecutive(tokens: IntArray, block_size: int) -> PackedBatch:
-    """Return consecutive windows that overlap by one token, so that each target is in one window.
+    """Return windows that overlap by one token, so that each target is in exactly one window.
 
     >>> from array import array
     >>> [list(window) for window in consecutive(array("i", [5, 1, 2, 3, 5]), 3)]
@@ -73,7 +73,7 @@ def cut(tokens: IntArray, block_size: int) -> Iterator[IntArray]:
 
 
 def in_windows(batch: PackedBatch, block_size: int, rng: random.Random) -> PackedBatch:
-    """Cut documents longer than block_size + 1 tokens into `consecutive` windows, and shuffle all.
+    """Return the documents in random order, cut into windows if longer than block_size + 1 tokens.
 
     In their original order, the windows of a long document would fill whole steps.
     """

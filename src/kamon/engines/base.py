@@ -36,28 +36,28 @@ class Decoder(Protocol):
 class Engine(Protocol):
     """What every engine can do.
 
-    Several threads may call one engine. Each call waits for the one before it, and returns what it
-    would return to a single thread. A copy, also by pickle, has the same state, and no gradients.
+    Several threads may call one engine. Each call waits for the one before it. The results are
+    those of a single thread. A copy, also by pickle, has the same state but no gradients.
 
     Raises:
-        ValueError: a token outside the vocabulary, a document of more than block_size + 1 tokens,
-            an invalid PackedBatch (see its `check`), arrays of a wrong type or length, or samples
-            of an impossible number or temperature.
+        ValueError: a token is outside the vocabulary, or a document has more than block_size + 1
+            tokens. Also for an invalid PackedBatch (see its `check`), arrays of a wrong type or
+            length, and an impossible number or temperature of samples.
         ArithmeticError: `backward` or `step` leaves the range of floats.
         MemoryError: there is too little memory.
     """
 
     config: Config
-    dtype: str  # of the numbers it computes with
+    dtype: str  # of its numbers
 
     def load(self, state: State) -> None:
-        """Take over a copy of `state`; clear the gradients."""
+        """Copy `state` into the engine, and clear the gradients."""
 
     def state(self) -> State:
-        """Return a copy of all that `load` takes."""
+        """Return a copy of the state, as `load` takes it."""
 
     def gradients(self) -> array[float]:
-        """Return a copy of what `backward` has accumulated since the last `step`."""
+        """Return a copy of the gradients that `backward` has added since the last `step`."""
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, document by document."""
@@ -68,14 +68,14 @@ class Engine(Protocol):
         """Return `logprobs`, and add the gradient of Σ w_t · (−log p_t), one weight per target.
 
         draws: a number for each document, which determines its dropout (see kamon.engines.dropout).
-        Without them, there is no dropout.
+        None turns dropout off.
         """
 
     def step(self, learning_rate: float) -> None:
-        """Make one update by Adam with the accumulated gradient, and clear it.
+        """Update the parameters by Adam with the accumulated gradient, and clear the gradient.
 
-        If config.grad_clip is above 0 and the L2 norm of the gradient is larger, the gradient is
-        first scaled to that norm. Source: Pascanu et al. 2013, arXiv:1211.5063.
+        If config.grad_clip is above 0 and the L2 norm of the gradient is larger, the engine first
+        scales the gradient to grad_clip. Source: Pascanu et al. 2013, arXiv:1211.5063.
         """
 
     def decoder(self) -> Decoder:
@@ -83,11 +83,11 @@ class Engine(Protocol):
 
 
 class Reader(Protocol):
-    """What scoring needs. Every engine and every n-gram has it."""
+    """The methods that scoring needs. Every engine and every n-gram has them."""
 
     @property
     def config(self) -> Config:
-        """Scoring reads its block_size."""
+        """The config. Scoring reads its block_size."""
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, document by document."""
@@ -100,12 +100,13 @@ def has_fused_ops(model: object) -> bool:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Pretraining steps to make in one call, each from the next `docs_per_step` of `indices`.
+    """Training steps to make in one call. Each uses the next `docs_per_step` of `indices`.
 
-    An engine whose memory does not grow with the batch may compute all batches of a step together.
+    If the memory of an engine does not depend on the batch size, it may compute all batches of a
+    step together.
 
     Attributes:
-        indices: documents, an array of 'q'.
+        indices: the numbers of the documents, an array of 'q'.
         learning_rates: array of 'd', one per step.
         first_dropout_id: number of the first document for dropout. The others follow one by one.
     """

@@ -1,4 +1,4 @@
-"""Documents of any length packed one after the other: what every engine computes on."""
+"""Batches of documents of any length, one after the other. Every engine computes on them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from kamon.native.library import WRONG_INDEX, WRONG_OFFSETS, check_numbers
 BOS = "<|bos|>"  # its name in messages and tables
 ANSWER = "<|answer|>"  # the token between a prompt and its answer
 GOOD, BAD = "<|good|>", "<|bad|>"  # verdicts, after a whole document
-UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # turns code points into tokens as an array of 'i' has them
+UTF_32 = f"utf-32-{sys.byteorder[0]}e"  # turns code points into the bytes of an array of 'i'
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """Document d is `tokens[offsets[d]:offsets[d + 1]]`, including a BOS at both ends.
 
-    Its inputs are all tokens but the last, and its targets all but the first. Nothing is padded.
+    Its inputs are all tokens but the last, and its targets all but the first, without padding.
 
     Attributes:
         tokens: array of 'i', or a view of a file if there are very many (`kamon.files.spill`).
-        offsets: array of 'q', one more than there are documents, or such a view.
+        offsets: array of 'q', or such a view. It has one number more than there are documents.
     """
 
     tokens: IntArray
     offsets: IntArray
 
     def __reduce__(self) -> tuple[type[PackedBatch], tuple[IntArray, IntArray]]:
-        return PackedBatch, (array("i", self.tokens), array("q", self.offsets))  # no view of a file
+        return PackedBatch, (array("i", self.tokens), array("q", self.offsets))  # no file views
 
     def check(self, indices: Sequence[int] | None = None) -> None:
-        """Raise ValueError if documents are not valid: those of `indices`, or all of them."""
+        """Raise ValueError if a document is not valid. It checks those of `indices`, or all."""
         check_numbers("tokens", self.tokens, "i")
         check_numbers("offsets", self.offsets, "q")
         offsets, end = self.offsets, len(self.tokens)
@@ -55,7 +55,7 @@ class PackedBatch:
 
     @property
     def num_targets(self) -> int:
-        """The number of targets. An empty document has none, any other one fewer than tokens."""
+        """The number of targets. A document has one fewer than tokens, an empty one none."""
         not_empty = sum(map(ne, self.offsets, self.offsets[1:]))
         return len(self.tokens) - int(not_empty)
 
@@ -70,7 +70,7 @@ class PackedBatch:
 
 
 def check_samples(n: int, temperature: float, first: int) -> None:
-    """Raise ValueError if n samples from number `first` on cannot be drawn."""
+    """Raise ValueError if an engine cannot make n samples from number `first` on."""
     if n < 0:
         raise ValueError(f"the number of samples must be 0 or more, not {n}")
     if not 0 <= first <= first + n < 2**63:
@@ -80,20 +80,21 @@ def check_samples(n: int, temperature: float, first: int) -> None:
 
 
 class BatchSource(Protocol):
-    """Training examples that are made when they are needed, unlike those of a PackedBatch.
+    """Training examples that are made only when they are needed, unlike those of a PackedBatch.
 
     Example i depends only on i, not on earlier steps or on the number of processes.
     """
 
     def __len__(self) -> int:
-        """Return how many examples make one pass."""
+        """Return the number of examples in one epoch."""
 
     def get(self, first: int, count: int) -> PackedBatch:
-        """Return the examples first … first + count − 1. There is no last one."""
+        """Return the examples first … first + count − 1. Their number is unlimited."""
 
 
 def pack_sequences(documents: Iterable[Sequence[int]]) -> PackedBatch:
-    """
+    """Return a batch of these documents.
+
     >>> batch = pack_sequences([[2, 0, 1, 2], [2, 1, 2]])
     >>> list(batch.offsets), batch.num_targets
     ([0, 4, 7], 5)

@@ -1,15 +1,15 @@
-"""Several processes that train one model together, as torchrun starts them.
+"""Several processes that train one model together. torchrun starts them:
 
     torchrun --nproc-per-node 4 -m kamon train brands.txt --engine torch
 
-All hold the same parameters, bit for bit. Each learns from its part of a step's documents; what
-they found is added up in the order of the ranks, which is the order of one process that learns from
-the same parts one after the other: so the sum has the same bits as its sum. (What frameworks do, a
-ring, adds each piece in another order, beginning at another rank, and for more than two ranks
-differs in the last bits. The traffic is the same.)
+All processes have the same parameters, bit for bit. Each learns from its share of a step's
+documents. The gradients are added in the order of the ranks. One process that learns from the same
+shares one after the other adds them in this order too, so both sums have the same bits. The ring
+of other frameworks adds each piece in another order. With more than two ranks, its sums differ in
+the last bits. The traffic is the same.
 
-A process hears what others decide here alone. Every call but `part` is for all ranks at the same
-place; one that is made by some alone would wait for ever.
+Processes communicate only through this module. All ranks must call each method of ProcessGroup
+except `shard` at the same place. If only some ranks do so, they wait forever.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-RENDEZVOUS_SECONDS = 600.0  # until all ranks must be there
+RENDEZVOUS_SECONDS = 600.0  # until all ranks must be connected
 POLL_SECONDS = 0.02
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's number, from 0, and how many there are."""
+    """The rank of this process, starting at 0, and the number of processes."""
 
     rank: int = 0
     size: int = 1
@@ -49,7 +49,7 @@ class ProcessGroup:
         return whole[begin:end]
 
     def all_gather(self, numbers: Sequence[float]) -> list[list[float]]:
-        """Return the numbers of every rank, equally many of each, by rank."""
+        """Return the numbers of all ranks in rank order. Each rank must give as many numbers."""
         if self.size == 1:
             return [list(numbers)]
         import torch
@@ -62,7 +62,7 @@ class ProcessGroup:
         return [numbers.tolist() for numbers in gathered]
 
     def broadcast_scalar(self, number: float) -> float:
-        """Return the number of rank 0 on all ranks, for decisions by a clock."""
+        """Return the number of rank 0 on all ranks, for example for decisions by a clock."""
         return self.all_gather([number])[0][0]
 
     def all_reduce_max(self, number: float) -> float:
@@ -70,7 +70,7 @@ class ProcessGroup:
         return max(number for (number,) in self.all_gather([number]))
 
     def any_rank(self, flag: bool) -> bool:
-        """Return whether the flag is true on any rank, for decisions by a signal."""
+        """Return whether the flag is true on any rank, for example for decisions by a signal."""
         return self.all_reduce_max(flag) > 0
 
     def broadcast_bytes(self, content: bytes, rank: int = 0) -> bytes:
@@ -93,9 +93,9 @@ class ProcessGroup:
             )
 
     def raise_on_all(self, error: KamonError | None) -> None:
-        """Raise an error on every rank if one has an error: its own, or the first one's.
+        """Raise an error on every rank if any rank has one, so that no rank waits for an ended one.
 
-        So no rank waits for another that has ended.
+        A rank raises its own error, or else that of the first rank that has one.
         """
         wrong = 0 if error is None else 2 if isinstance(error, ConfigError) else 1
         kinds = [kind for (kind,) in self.all_gather([wrong])]
@@ -109,7 +109,7 @@ class ProcessGroup:
         raise kind(f"process {rank} of {self.size}: {text}")
 
     def run_on_all(self, make: Callable[[], T]) -> T:
-        """Return `make()` if it works on every rank. Otherwise raise the error on each of them."""
+        """Return `make()` if it works on every rank. Otherwise raise an error on all ranks."""
         error = None
         try:
             result = make()
@@ -127,9 +127,9 @@ class ProcessGroup:
                 distributed.broadcast(numbers, rank)
 
     def all_reduce_sum(self, numbers: Tensor) -> None:
-        """Replace numbers by their sum over all ranks in order. `size` divides their length.
+        """Replace numbers by their sum over all ranks, in rank order. `size` divides their length.
 
-        Each rank gets its piece of the numbers of all, adds them up, and sends the sum to all.
+        Each rank gets one piece of the numbers of all ranks, adds them and sends the sum to all.
         """
         if self.size == 1:
             return
@@ -166,7 +166,7 @@ def this_rank() -> int:
 
 
 def restarted() -> bool:
-    """Return whether torchrun has restarted this after a process died, here or elsewhere."""
+    """Return whether torchrun has restarted the processes after one of them died."""
     own = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     return world_size() > 1 and get_group().any_rank(own)
 
@@ -216,10 +216,10 @@ def get_group() -> ProcessGroup:
 
 
 def hard_exit(code: int) -> None:
-    """End this process at once with this exit code, if it is one of several that have met.
+    """End this process at once with this exit code, if it is one of several connected ones.
 
-    At a normal end, torch's threads abort about one process in ten. Then torchrun would end the
-    others. Call this when nothing is left to do.
+    At a normal end, torch's threads abort about one process in ten. torchrun would then end the
+    others. Call this when there is nothing left to do.
     """
     if get_group.cache_info().currsize and get_group().size > 1:
         sys.stdout.flush()
@@ -228,11 +228,11 @@ def hard_exit(code: int) -> None:
 
 
 def rendezvous(store: Store, rank: int, size: int) -> str:
-    """Return a name for this meeting of all ranks, which rank 0 chooses.
+    """Return a name for this group of processes. Rank 0 chooses it.
 
-    If torchrun has restarted the processes, the store still has values of the earlier ones, and a
-    rank that used them would wait for ever. So each rank asks under a new name and gets the answer
-    under it. Rank 0 answers until all ranks have confirmed.
+    If torchrun has restarted the processes, the store still has values of the earlier ones. A rank
+    that used them would wait forever. So each rank asks under a new name and gets the answer under
+    this name. Rank 0 answers until all ranks have confirmed.
     """
     name = f"kamon/{secrets.token_hex(8)}"
     if rank:

@@ -1,9 +1,9 @@
-"""Dropout: which numbers a training step leaves out, the same ones in every engine.
+"""Dropout: it sets some numbers to 0 in training, the same ones in every engine.
 
-In training, dropout sets a share of the inputs of the residual stream to 0, and scales the others
-so that the mean stays. So no number can rely on another one. It acts after the first norm (site 0),
-and in each layer after attention (site 2i + 1) and after the MLP (site 2i + 2). Source: Srivastava
-et al. 2014, "Dropout", JMLR 15.
+Dropout sets a share of the inputs of the residual stream to 0 and scales the others, so that the
+mean does not change. So no number can rely on another one. Dropout acts after the first norm
+(site 0), and in each layer after attention (site 2i + 1) and after the MLP (site 2i + 2).
+Source: Srivastava et al. 2014, "Dropout", JMLR 15.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from kamon.engines.philox import MASK32, MASK64, philox4x32
 
-KEY = 0x64726F70  # separates the random numbers from those of samples
+KEY = 0x64726F70  # so that the random numbers are not those of samples
 
 
 def num_sites(n_layer: int) -> int:

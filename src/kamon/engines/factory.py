@@ -1,16 +1,17 @@
 """Choosing and making an engine.
 
-An engine needs a single gradient: that of a weighted negative log-likelihood,
+An engine computes only one gradient, that of a weighted negative log-likelihood:
 
     loss = Σ_t  w_t · (−log p(target_t))
 
 Pretraining, fine-tuning, preferences and rewards differ only in the weights w = −∂L/∂log p. An
-engine owns its memory, and knows no randomness and no tokenizer. It exchanges only flat buffers of
+engine has its own memory, but no randomness and no tokenizer. It exchanges only flat buffers of
 ints and floats.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from kamon.errors import ConfigError
 ENGINES = ("native", "scalar", "torch")
 DTYPES = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MAX_THREADS = 1_024  # each needs memory, even without a core
+MAX_THREADS = 1_024  # each needs memory, even if no core runs it
 
 
 def best_engine() -> str:
@@ -34,7 +35,7 @@ def best_engine() -> str:
 
 
 def num_threads(threads: int | None) -> int:
-    """Return how many cores may compute: `threads`, or all that this process may use."""
+    """Return how many cores may compute: `threads`, or by default all that this process may use."""
     from kamon.native import library
 
     if threads is None:
@@ -43,12 +44,12 @@ def num_threads(threads: int | None) -> int:
 
 
 def device_type(name: str, device: str | None) -> str:
-    """Return where an engine computes: "cpu", "cuda" or "mps"."""
+    """Return the type of an engine's device: "cpu", "cuda" or "mps"."""
     if name != "torch" or device not in (None, "auto"):
         return "cpu" if device in (None, "auto") else device
     try:
         from kamon.engines.torch import find_device
-    except ModuleNotFoundError:  # `make_engine` raises an error that says so
+    except ModuleNotFoundError:  # `make_engine` raises an error for this
         return "cpu"
     from kamon.engines.distributed import get_group
 
@@ -64,13 +65,13 @@ def make_engine(
     device: str | None = None,
     compile: bool = False,
 ) -> Engine:
-    """Return an engine with all parameters zero. Call `load` next.
+    """Return an engine with all parameters zero. Then call its `load`.
 
     Args:
         name: one of ENGINES, by default the best one.
         dtype: one of DTYPES, by default the engine's own. Only torch has bfloat16.
-        threads: how many cores may compute, by default all that this process may use. It changes no
-            bit of any result, except for torch, where it applies to the whole process.
+        threads: how many cores may compute, by default all that this process may use. The results
+            do not depend on it, except with torch. There it applies to the whole process.
         device: one of DEVICES, for torch.
         compile: whether to use torch.compile.
 
@@ -111,13 +112,13 @@ def make_engine(
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Which engine computes, in which precision, and where: the arguments of `make_engine`."""
+    """The arguments of `make_engine`: the engine, its precision and its device."""
 
-    name: str | None = None  # one of ENGINES; None for the best one
-    dtype: str | None = None  # one of DTYPES; None for the engine's own
+    name: str | None = None  # one of ENGINES, None for the best one
+    dtype: str | None = None  # one of DTYPES, None for the engine's own
     threads: int | None = None  # None for all cores that this process may use
     device: str | None = None  # one of DEVICES, for the torch engine
-    compile: bool = False  # by torch.compile
+    compile: bool = False  # with torch.compile
 
     def create(self, config: Config) -> Engine:
         """Return a new engine with all parameters zero. Raises ConfigError."""
@@ -133,6 +134,7 @@ class EngineSpec:
 def make_torch(
     config: Config, dtype: str, threads: int | None, device: str, compile: bool
 ) -> Engine:
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # Kamon does not need it
     try:
         from kamon.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
@@ -144,5 +146,5 @@ def make_torch(
     shapes = parameter_shapes(config)
     try:
         return TorchEngine(config, shapes, dtype, threads, device, compile, get_group())
-    except ValueError as error:  # this machine does not have the device
+    except ValueError as error:  # torch does not have the device
         raise ConfigError(str(error)) from None

@@ -1,4 +1,4 @@
-"""Training and scoring with any engine. Fused calls must equal the loops here."""
+"""Training and scoring with any engine. Fused calls must give the same results as these loops."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kamon.engines.numerics import sequential_sum
 
 
 def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float], array[int]]:
-    """Return log p of each document in nats, and the place, from 0, of its least likely target.
+    """Return log p of each document in nats, and the place of its least likely target from 0 on.
 
-    These are arrays of 'd' and 'q'. Of equally unlikely targets the first counts. A document
-    without targets has 0 in both. Some readers have a fused `document_logprobs`.
+    These are arrays of 'd' and 'q'. If several targets are equally unlikely, the first one counts.
+    A document without targets has 0 in both arrays. Some readers have a fused `document_logprobs`.
     """
     one_by_one = partial(document_logprobs_one_by_one, reader)
     result: tuple[array[float], array[int]] = getattr(reader, "document_logprobs", one_by_one)(
@@ -28,7 +28,7 @@ def document_logprobs(reader: Reader, batch: PackedBatch) -> tuple[array[float],
 def document_logprobs_one_by_one(
     reader: Reader, batch: PackedBatch
 ) -> tuple[array[float], array[int]]:
-    """Return what every fused `document_logprobs` must return, to the last bit."""
+    """Return the result that every fused `document_logprobs` must return, to the last bit."""
     logprobs = reader.logprobs(batch)
     totals, places = array("d"), array("q")
     end = 0
@@ -43,11 +43,11 @@ def document_logprobs_one_by_one(
 def train(
     engine: Engine, plan: StepPlan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
-    """Train by `plan`, and return the loss of each step: the mean of −log p over its targets.
+    """Train by `plan` and return the loss of each step, the mean of −log p over its targets.
 
     Training stops at the first loss that is not finite. That loss is the last one returned, and its
-    step is not made. It also stops if `should_stop` returns true, after a step or in the middle of
-    one, which is then not made. Some engines have a fused `train`.
+    step does not change the parameters. Training also stops if `should_stop` returns true, after a
+    step or during one, which then does not change them either. Some engines have a fused `train`.
     """
     how = getattr(engine, "train", None) or partial(train_step_by_step, engine)
     losses: array[float] = how(plan, should_stop)
@@ -57,7 +57,7 @@ def train(
 def train_step_by_step(
     engine: Engine, plan: StepPlan, should_stop: Callable[[], bool] | None = None
 ) -> array[float]:
-    """Train by single calls of `backward` and `step`, as every fused `train` must."""
+    """Train by single calls of `backward` and `step`. Every fused `train` must do the same."""
     plan.docs.check(plan.indices)
     losses = array("d")
     for i, learning_rate in enumerate(plan.learning_rates):

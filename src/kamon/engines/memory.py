@@ -1,6 +1,7 @@
-"""How much memory training needs and how much there is, to refuse too large models at once.
+"""The memory that training needs, and a check that it is free before a run starts.
 
-The system may promise memory that it does not have, and later end the process without a message.
+Without the check, the system may promise memory that it does not have, and later end the process
+without a message.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from kamon.config import Config
 from kamon.errors import ConfigError
 
 GB = 1e9
-MIN_ASKED_BYTES = 1e8  # less memory is always there
+MIN_ASKED_BYTES = 1e8  # smaller needs are not checked
 CHUNK_TOKENS = 96  # tokens that the native engine computes together, or one longer document
 MAX_GROUPS = 8  # groups of documents with their own gradient
 SCALAR_BYTES_PER_NODE = 550  # bytes that the scalar engine takes per parameter and token, measured
 # Numbers that torch keeps for each input in training, measured:
 TORCH_LAYER = 17  # times n_embd, for each layer
-TORCH_DROPOUT = 6  # the same, if there is dropout
+TORCH_DROPOUT = 6  # times n_embd, for each layer with dropout
 TORCH_ENDS = 11  # times n_embd, before and after the layers
 TORCH_VOCAB = 4  # times vocab_size
 
@@ -32,7 +33,7 @@ def available() -> float:
         sizes = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in file}
         free = sizes.get("MemAvailable", free) + sizes.get("SwapFree", 0.0)
     with suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
-        most = float(file.read())  # of a container; "max" is no number
+        most = float(file.read())  # the limit of a container, or "max", which is not a number
         with open("/sys/fs/cgroup/memory.current") as taken:
             free = min(free, max(0.0, most - float(taken.read())))
     if free == float("inf"):
@@ -42,7 +43,7 @@ def available() -> float:
 
 
 def check_memory(needed: float, what: str, remedy: str) -> None:
-    """Raise ConfigError if so many bytes are not free. remedy: what the user can do."""
+    """Raise ConfigError unless so many bytes are free. remedy: the hint for the user."""
     free = float("inf") if needed < MIN_ASKED_BYTES else available()
     if needed > free:
         raise ConfigError(
@@ -54,7 +55,7 @@ def check_memory(needed: float, what: str, remedy: str) -> None:
 def check_model(
     config: Config, *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> None:
-    """Raise ConfigError if training needs too much memory, naming the setting that helps most.
+    """Raise ConfigError if training needs too much memory. The hint names the setting to lower.
 
     Args:
         engine: its name.
@@ -83,7 +84,7 @@ def check_model(
 def training_bytes(
     sizes: Mapping[str, float], *, engine: str, real: int, threads: int, longest: int, held_out: int
 ) -> float:
-    """Return the bytes that training takes at its peak. See `check_model`.
+    """Return the bytes that training needs at its peak. See `check_model`.
 
     >>> sizes = {"n_layer": 2, "n_embd": 1024, "n_head": 8, "block_size": 16, "vocab_size": 11}
     >>> size = {"engine": "native", "real": 4, "threads": 1, "longest": 8, "held_out": 20}
@@ -93,7 +94,7 @@ def training_bytes(
     n_layer, n_embd, block_size = sizes["n_layer"], sizes["n_embd"], sizes["block_size"]
     vocab_size, batch_size = sizes["vocab_size"], sizes["batch_size"]
     params = (2 * vocab_size + block_size) * n_embd + 12 * n_layer * n_embd * n_embd
-    # Python has the parameters and Adam's means as doubles, and keeps the best model so far.
+    # Python keeps the parameters and Adam's means as doubles, also those of the best model so far.
     total = params * (48.0 if held_out else 24.0) + 80.0 * batch_size
     tokens = min(block_size, longest + 1)
     if engine == "scalar":

@@ -1,9 +1,9 @@
 """The native engine: the maths of the scalar engine in C++, tens of thousands of times faster.
 
-native/src/*.hpp hold the kernels, c_api.cpp the functions called here. setup.py makes a
-library for each instruction set; the best one that this processor runs is loaded. float64 is the
-exact build, which rounds as Python does; float32 the fast one. ctypes lets go of the GIL in a call.
-What C++ cannot know of its arguments, such as the type of an array, is checked here.
+native/src/*.hpp has the kernels, and c_api.cpp the functions that this module calls. setup.py makes
+a library for each instruction set, and Kamon loads the best one for this processor. The float64
+build is exact: it rounds like Python. The float32 build is fast. ctypes releases the GIL in a call.
+This module checks what C++ cannot know, such as the type of an array.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from kamon.native.library import address, best_level, functions, raise_for, usab
 
 MASK64 = 2**64 - 1
 MAX_SERIAL_OPS = (
-    1e7  # multiply-adds that take 0.1 ms or less: threads would wait longer for one another
+    1e7  # multiply-adds that take 0.1 ms or less: threads would wait longer for each other
 )
 MIN_STOPPABLE_OPS = 3e8  # multiply-adds that take some milliseconds: longer calls can be stopped
 POLL_SECONDS = 0.02
-MISFIT = "the arrays of an n-gram do not fit together, or to the vocabulary"
-LOCK_ATTEMPTS = 20  # to take the lock, before a thread queues for it
+MISFIT = "the arrays of an n-gram do not fit each other or the vocabulary"
+LOCK_ATTEMPTS = 20  # attempts to take the lock before a thread queues for it
 
 
 class NativeEngine:
-    """The engine contract of base.py; `train`, `sample` and `document_logprobs` are fused."""
+    """The engine contract of base.py, with fused `train`, `sample` and `document_logprobs`."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class NativeEngine:
         self.options = threads, level
         self.call = functions(dtype, level or best_level())
         self.short_call = functions(dtype, level or best_level(), ctypes.PyDLL)
-        self.lock = RLock()  # held in each call: they share the memory for it
-        self.working = 0  # in a thread of its own, for the thread with this number
+        self.lock = RLock()  # held during each call, because all calls share memory
+        self.working = 0  # the number of the thread that waits for a call in another thread
         self.handle = self._create()
         engines.add(self)
 
@@ -62,7 +62,7 @@ class NativeEngine:
         c = self.config
         threads = self.options[0] or usable_cores()
         handle = array("Q", [0])
-        # Config bounds its numbers; ctypes would cut others to their last bits.
+        # Config limits its numbers. ctypes would cut larger ones to their last bits.
         fits = -(2**31) < threads < 2**31 and -(2**63) < self.num_params < 2**63
         error = self.call["create"](
             *(c.n_layer, c.n_embd, c.n_head, c.block_size, c.vocab_size),
@@ -86,10 +86,10 @@ class NativeEngine:
         )
 
     def after_fork(self) -> None:
-        """In the child, where there is no thread but one: be free of what others were at."""
+        """Make the engine usable in the child, which has only one thread after a fork."""
         if self.working or not self.lock.acquire(blocking=False):
             state = self._read_state()
-            self.handle = self._create()  # the old one may be half-way anywhere, and is left alone
+            self.handle = self._create()  # the old one may be in a call, so it is not freed
             self.lock, self.working = RLock(), 0
             self.load(state)
         else:
@@ -128,7 +128,7 @@ class NativeEngine:
             raise ValueError(f"{len(weights)} weights for {batch.num_targets} targets")
         if draws is not None and len(draws) != len(batch):
             raise ValueError(f"{len(draws)} draws for {len(batch)} documents")
-        # One more than needed: an empty array has no address, and none means no gradient.
+        # One more than needed, because an empty array has no address, and null means no gradient.
         drawn = None if draws is None else array("Q", [*(draw & MASK64 for draw in draws), 0])
         return self._batch(batch, array("d", [*weights, 0.0]), drawn)
 
@@ -184,7 +184,7 @@ class NativeEngine:
     ) -> PackedBatch:
         """Return n documents, without BOS: see `kamon.generation.sampling.SampleRequest`.
 
-        ngram: to sample from weight · GPT + (1 − weight) · n-gram.
+        ngram: with it, samples are from weight · GPT + (1 − weight) · n-gram.
         """
         c = self.config
         check_samples(n, temperature, first)
@@ -205,9 +205,9 @@ class NativeEngine:
         return NativeDecoder(self)
 
     def _call(self, name: str, *arguments: Any, short: bool = False) -> int:
-        """What this function of the library returns: no other one works on the engine meanwhile.
+        """Return the result of a function of the library. No other one uses the engine meanwhile.
 
-        short: keep the GIL. To let go of it costs more if other threads wait for it.
+        short: keep the GIL. Releasing it takes longer than a short call if other threads wait.
         """
         call = (self.short_call if short else self.call)[name]
         # Threads that queue for a lock take turns at each call, and a turn costs more than a call.
@@ -223,10 +223,10 @@ class NativeEngine:
     def _run(
         self, name: str, tokens: float, should_stop: Callable[[], bool] | None, *arguments: Any
     ) -> int:
-        """The same of one that reads about so many tokens, and leaves off if `should_stop`.
+        """Do the same for a function that reads about so many tokens and that can be stopped.
 
-        A long one runs in a thread of its own, which keeps alive all its arguments. This one waits,
-        in Python, where signals are heard: what their handlers raise ends the call.
+        A long call runs in a separate thread, which keeps all its arguments alive. This thread
+        waits in Python, which handles signals. If a handler raises an error, the call ends.
         """
         size = tokens * self.num_params
         if size < MIN_STOPPABLE_OPS:
@@ -245,7 +245,7 @@ class NativeEngine:
             self._check_idle()
             finished.acquire()
             self.working = get_ident()
-            try:  # from here on no exception may leave before the thread is done
+            try:  # from here on, no exception may be raised before the thread has ended
                 start_new_thread(work, ())
             except RuntimeError:
                 self.working = 0
@@ -268,9 +268,9 @@ class NativeEngine:
     def _check_idle(self) -> None:
         if self.working == get_ident():
             raise RuntimeError(
-                "the engine is at work: neither should_stop nor a signal's handler can use it"
+                "the engine is busy: should_stop and signal handlers cannot use it during a call"
             )
-        while self.working:  # for a thread that two signals have torn away from waiting
+        while self.working:  # its thread may have stopped waiting after two signals
             time.sleep(POLL_SECONDS)
 
     def _check(self, error: int) -> None:
@@ -279,7 +279,7 @@ class NativeEngine:
 
 @dataclass(frozen=True, eq=False)
 class NgramArrays:
-    """An n-gram as a graph of contexts: see NgramArrays in ngram.hpp."""
+    """An n-gram as a graph of contexts. See NgramArrays in ngram.hpp."""
 
     kept: array[float]
     shorter: array[int]
@@ -308,7 +308,7 @@ class NgramArrays:
 
 
 class NgramTable:
-    """An n-gram in the memory of the library that an engine calls, for its `sample`."""
+    """An n-gram in the memory of an engine's library, for its `sample`."""
 
     def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
         contexts, followers = len(arrays.kept), len(arrays.tokens)
@@ -331,11 +331,11 @@ class NgramTable:
             self.call["table_destroy"](self.handle)
 
     def __reduce__(self) -> str:
-        raise TypeError("a table cannot be copied: make another one")
+        raise TypeError("a table cannot be copied: make a new one")
 
 
 def batch_arguments(batch: PackedBatch) -> tuple[Any, int, Any, int]:
-    """Return a batch as the library takes it; the order of its offsets is checked there."""
+    """Return a batch as the library takes it. The library checks the order of the offsets."""
     tokens, offsets = address(batch.tokens, "i"), address(batch.offsets, "q")
     return tokens, len(batch.tokens), offsets, len(batch)
 
@@ -366,7 +366,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class NativeDecoder:
-    """Reads one document token by token, with the parameters of the moment it was made."""
+    """Reads one document token by token, with the parameters at the time it was made."""
 
     def __init__(self, engine: NativeEngine) -> None:
         self.config = engine.config
@@ -380,7 +380,7 @@ class NativeDecoder:
             self.call["decoder_destroy"](self.handle)
 
     def __reduce__(self) -> str:
-        raise TypeError("a decoder cannot be copied: make another one")
+        raise TypeError("a decoder cannot be copied: make a new one")
 
     def push(self, token: int) -> array[float]:
         c = self.config

@@ -1,4 +1,4 @@
-"""Sums and means whose rounding is fixed."""
+"""Sums and means that round the same way on every machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Sum = Callable[[Iterable[float]], float]
 
 
 def sequential_sum(numbers: Iterable[float]) -> float:
-    """Return the sum, added from left to right; `sum()` rounds differently since Python 3.12."""
+    """Return the sum, added from left to right. `sum()` rounds differently since Python 3.12."""
     total = 0.0
     for number in numbers:
         total += number
@@ -21,7 +21,7 @@ def mean(numbers: Sequence[float], total: Sum = sequential_sum) -> float:
 
 
 def variance(numbers: Sequence[float], total: Sum = sequential_sum, *, ddof: int = 0) -> float:
-    """Return the mean squared distance from the mean. ddof: 1 for that of a sample."""
+    """Return the mean squared distance from the mean. ddof: 1 for the variance of a sample."""
     middle = mean(numbers, total)
     return total((x - middle) ** 2 for x in numbers) / (len(numbers) - ddof)
 

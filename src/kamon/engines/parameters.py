@@ -1,4 +1,4 @@
-"""The table of parameters: the name and shape of each, their order, and their first values."""
+"""The parameters: their names, shapes, order and initial values."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def num_params(config: Config) -> int:
 def flops_per_token(config: Config, length: float) -> float:
     """Return the floating-point operations per token in training, for documents of this length.
 
-    Each product and its sum count as two, once forward and twice backward. A token attends to half
-    of the document on average.
+    Each multiply-add counts as two operations. It occurs once in the forward pass and twice in the
+    backward pass. On average, a token attends to half of the document.
     """
     c = config
     linears = (12 * c.n_layer * c.n_embd + c.vocab_size) * c.n_embd
@@ -52,5 +52,5 @@ def flops_per_token(config: Config, length: float) -> float:
 
 
 def init(config: Config, rng: random.Random) -> array[float]:
-    """Return the initial parameters: normal numbers with deviation config.std, row by row."""
+    """Return the initial parameters: normal numbers with standard deviation config.std."""
     return mersenne.gauss(rng, config.std, num_params(config))

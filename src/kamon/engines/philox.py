@@ -1,8 +1,8 @@
-"""A random number as a pure function of where it is needed: batching and order cannot change it.
+"""Random numbers that depend only on a seed, a sample and a position, not on batches or order.
 
-Philox4x32-10, the counter-based generator of Salmon et al. 2011, "Parallel random numbers: as easy
-as 1, 2, 3" (doi:10.1145/2063384.2063405): ten rounds that scramble a 128-bit counter under a
-64-bit key.
+The generator is Philox4x32-10. It scrambles a 128-bit counter with a 64-bit key in ten rounds.
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
+(doi:10.1145/2063384.2063405).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Number = TypeVar("Number", int, "Tensor")  # or a tensor of int64 for many numbe
 def philox4x32(
     counter: tuple[Number, Number, Number, Number], key: tuple[int, int]
 ) -> tuple[Number, Number, Number, Number]:
-    """Return four random 32-bit numbers for four of counter and two of key.
+    """Return four random 32-bit numbers, given four for the counter and two for the key.
 
-    A tensor's product may overflow. Its high bits remain, since they are those of two's complement.
+    The product of tensors may overflow. In two's complement, its high bits are still right.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -41,9 +41,9 @@ def philox4x32(
 
 
 def uniform(seed: int, index: int, position: int) -> float:
-    """Return a float in [0, 1) of 53 random bits for the draw at `position` of sample `index`.
+    """Return a float of 53 random bits in [0, 1) for the token at `position` of sample `index`.
 
-    All three count modulo 2**64.
+    All three arguments are used modulo 2**64.
     """
     seed, index, position = seed & MASK64, index & MASK64, position & MASK64
     high, low, _, _ = philox4x32(

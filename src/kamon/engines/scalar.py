@@ -2,20 +2,20 @@
 
     1. Value    a number that remembers how it was computed, so that a gradient can flow back
     2. gpt      linear, softmax, rmsnorm, attention and a small neural network: tokens -> logits
-    3. adam     how a gradient becomes a better parameter
-    4. ScalarEngine   the three above after the contract that every engine fulfils
+    3. adam     how a gradient improves a parameter
+    4. ScalarEngine   parts 1 to 3 with the methods of every engine
 
-This engine is slow and exact. It is the specification: the faster engines are tested against it,
-tensor by tensor, and it is tested against the program it was born from, loss by loss, with ==.
-Therefore the order of operations matters here, and two habits follow from it:
+This engine is slow and exact. It is the specification: tests compare the tensors of the faster
+engines with those of this one. The losses of this engine must equal (==) those of the original
+program. So the order of operations matters here:
 
-* sums run from left to right with `reduce(add, …)`; `sum()` rounds floats differently since
-  Python 3.12;
-* a quotient a / b is written a * b**-1, so that plain floats round exactly as Values do.
+* Sums run from left to right with `reduce(add, …)`, because `sum()` rounds floats differently
+  since Python 3.12.
+* A quotient a / b is written a * b**-1, so that plain floats round exactly like Values.
 
-The functions of part 2 take Values (to learn: every operation is remembered) or plain floats
-(to predict: nothing is remembered, and it costs a tenth). Nothing but the standard library is
-needed to run this file. Legend of shapes: T positions so far, C n_embd, D head_dim, V vocab_size.
+The functions of part 2 take Values or plain floats. Values are for training, because they remember
+every operation. Floats are for prediction and take a tenth of the time. This file needs only the
+standard library. Letters in shapes: T positions so far, C n_embd, D head_dim, V vocab_size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from operator import add, mul
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # types only: at run time this file needs no other
+if TYPE_CHECKING:  # at run time, this file needs no other one
     from kamon.config import Config
     from kamon.engines.base import State
     from kamon.engines.batch import PackedBatch
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # types only: at run time this file needs no other
 class Value:
     """A float, the Values it was computed from, and its derivative with respect to each of them.
 
-    After `loss.backward()`, each Value that `loss` was computed from has d loss/d Value in `grad`.
+    After `loss.backward()`, each Value that `loss` depends on has d loss/d Value in `grad`.
 
     >>> a, b = Value(2.0), Value(-3.0)
     >>> loss = a * b + a**3
@@ -95,11 +95,11 @@ class Value:
         return Value(relu(self.data), (self,), (1.0 if self.data > 0 else 0.0,))
 
     def backward(self) -> None:
-        """Add d self / d v to the `grad` of every Value v that self was computed from.
+        """Add d self / d v to the `grad` of every Value v that self depends on.
 
-        The chain rule: what flows into v is, summed over everything that v went into, the gradient
-        there times the local derivative. Walking the graph from its end backwards, each Value is
-        complete before it hands its gradient on.
+        By the chain rule, each Value computed from v adds its own gradient times the local
+        derivative to the gradient of v. The loop goes backwards through the graph, so the gradient
+        of a Value is complete before the inputs of this Value get their shares.
         """
         self.grad = 1.0
         for value in reversed(topological_order(self)):
@@ -108,11 +108,10 @@ class Value:
 
 
 def topological_order(root: Value) -> list[Value]:
-    """Return all Values that `root` depends on and itself, each after its inputs.
+    """Return `root` and all Values that it depends on, each after its inputs.
 
-    A depth-first walk with a stack of its own instead of recursion, so that no graph is too deep.
-    The order is the one that recursion would give: gradients are summed in it, so it decides their
-    last bits.
+    This is a depth-first walk with a stack instead of recursion, so that no graph is too deep. The
+    order is that of a recursion. Gradients are added in this order, so it decides their last bits.
     """
     order: list[Value] = []
     visited: set[Value] = set()
@@ -154,20 +153,21 @@ def relu(x: Number) -> Number:
 
 
 def dot(a: Iterable[Number], b: Iterable[Number]) -> Number:
-    """a₀b₀ + a₁b₁ + …"""
+    """Return a₀b₀ + a₁b₁ + …"""
     total: Number = reduce(add, map(mul, a, b))
     return total
 
 
 def linear(x: list[Number], w: list[list[Number]]) -> list[Number]:
-    """W x, for x (in,) and W (out, in): each output is one row of weights times x."""
+    """Return W x for x (in,) and W (out, in). Each output is one row of weights times x."""
     return [dot(row, x) for row in w]
 
 
 def softmax(logits: Sequence[Number]) -> list[Number]:
-    """Any numbers to probabilities: exp(lᵢ) / Σ exp(lⱼ).
+    """Return the probabilities exp(lᵢ) / Σ exp(lⱼ) of any numbers.
 
-    The largest is subtracted first. That changes no quotient and lets no exponential overflow.
+    It subtracts the largest number first. The quotients do not change, and no exponential
+    overflows.
     """
     largest = max(map(data, logits))
     exps = [exp(logit - largest) for logit in logits]
@@ -176,7 +176,7 @@ def softmax(logits: Sequence[Number]) -> list[Number]:
 
 
 def rmsnorm(x: list[Number]) -> list[Number]:
-    """x / √(mean(x²) + 1e-5): the same direction at one length, whatever the layers before did.
+    """Return x / √(mean(x²) + 1e-5), which has the direction of x and a fixed length.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, without the gain.
     """
@@ -188,10 +188,11 @@ def rmsnorm(x: list[Number]) -> list[Number]:
 def attention_weights(
     q: list[Number], keys: list[list[Number]], head_dim: int
 ) -> list[list[Number]]:
-    """How well q fits each key so far, as each head sees it: softmax(q·k_t / √D) over t.
+    """Return how well q (C,) fits each of the keys (T, C) in each head: softmax(q·k_t / √D) over t.
 
-    q (C,), keys (T, C); returns (n_head, T). The heads take D numbers of each vector in turn. No
-    mask is needed: the future is not in `keys` yet. Source: Vaswani et al. 2017, arXiv:1706.03762.
+    The result is (n_head, T). Each head takes the next D numbers of each vector. There is no mask,
+    because the keys of later positions do not exist yet.
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
     heads = [slice(start, start + head_dim) for start in range(0, len(q), head_dim)]
     return [
@@ -202,7 +203,7 @@ def attention_weights(
 def attention(
     weights: list[list[Number]], values: list[list[Number]], head_dim: int
 ) -> list[Number]:
-    """Each head looks back: the mean of the values so far, by its weights; (T, C) to (C,)."""
+    """Return the mean (C,) of the values so far (T, C), which each head weights differently."""
     out: list[Number] = []
     for h, of_head in enumerate(weights):
         head = slice(h * head_dim, (h + 1) * head_dim)
@@ -211,17 +212,17 @@ def attention(
 
 
 def embed(params: dict[str, list[list[Number]]], token: int, position: int) -> list[Number]:
-    """What the residual stream begins with, (C,): a row for the token and one for its place."""
+    """Return the start of the residual stream (C,): the token's row plus the position's row."""
     x = list(map(add, params["wte"][token], params["wpe"][position]))
-    return rmsnorm(x)  # not idle although the first layer norms again: the stream is normed
+    return rmsnorm(x)  # this scales the stream itself, the first layer only its own input
 
 
 def qkv(
     params: dict[str, list[list[Number]]], layer: str, x: list[Number]
 ) -> tuple[list[Number], list[Number], list[Number]]:
-    """Of the position with x: what it looks for, what it is found by, and what it has to give.
+    """Return the query, the key and the value of the position with x, (C,) each.
 
-    (C,) each. layer: what its parameters' names begin with, as in "layer0.attn_wq".
+    layer: the start of its parameters' names, such as "layer0" in "layer0.attn_wq".
     """
     x = rmsnorm(x)
     wq, wk, wv = (params[f"{layer}.{name}"] for name in ("attn_wq", "attn_wk", "attn_wv"))
@@ -229,7 +230,7 @@ def qkv(
 
 
 def mlp(params: dict[str, list[list[Number]]], layer: str, x: list[Number]) -> list[Number]:
-    """Each position for itself: a layer of 4C numbers, none of them below 0, and back; (C,)."""
+    """Return the MLP's output (C,) for one position. Its hidden layer has 4C numbers, all ≥ 0."""
     x = linear(rmsnorm(x), params[f"{layer}.mlp_fc1"])
     x = [relu(xi) for xi in x]
     return linear(x, params[f"{layer}.mlp_fc2"])
@@ -245,12 +246,12 @@ def gpt(
     masks: list[list[float]] | None = None,
     watched: list[list[list[Number]]] | None = None,
 ) -> list[Number]:
-    """The logits (V,) of the token after `token`, which stands at `position`.
+    """Return the logits (V,) of the token after `token`, which is at `position`.
 
-    `keys` and `values` are the KV cache, (n_layer, T, C): what the earlier positions left behind.
-    This call reads them and appends its own; a document starts with n_layer empty lists. `masks`
-    are factors (2 n_layer + 1, C), 0 for what dropout leaves out; none while nothing is learned.
-    `watched` is a list for those who want to look: each layer puts its attention weights there.
+    `keys` and `values` (n_layer, T, C) are the KV cache of the earlier positions. This call appends
+    its own key and value in each layer. At the start of a document, the cache has n_layer empty
+    lists. `masks` (2 n_layer + 1, C) has factors for dropout in training, 0 for each number that it
+    leaves out. If `watched` is a list, each layer appends its attention weights.
     """
     x = embed(params, token, position)
     x = x if masks is None else list(map(mul, x, masks[0]))
@@ -277,7 +278,10 @@ def document_logprobs(
     tokens: Sequence[int],
     masks: Callable[[int], list[list[float]]] | None = None,
 ) -> list[Number]:
-    """log p(tokens[t + 1] | tokens[0 … t]) for each t, in nats; `masks` are those of a position."""
+    """Return log p(tokens[t + 1] | tokens[0 … t]) for each t, in nats.
+
+    masks: a function that returns the masks of a position.
+    """
     keys: list[list[list[Number]]] = [[] for _ in range(n_layer)]
     values: list[list[list[Number]]] = [[] for _ in range(n_layer)]
     logprobs = []
@@ -303,14 +307,17 @@ def adam(
     weight_decay: float = 0.0,
     grad_clip: float = 0.0,
 ) -> None:
-    """Move each parameter against its gradient, by about `learning_rate`; clear the gradients.
+    """Move each parameter against its gradient, by about `learning_rate`, and clear the gradients.
 
-    m and v are running means of the gradient and of its square; dividing by 1 − betaᵗ⁺¹ makes up
-    for their start at zero. `step` counts from 0. Source: Kingma and Ba 2014, arXiv:1412.6980.
-    Before that, each parameter shrinks by learning_rate · weight_decay of itself: Loshchilov and
-    Hutter 2017, arXiv:1711.05101. A gradient longer than grad_clip is shortened to that, unless it
-    is 0: no single step then throws the parameters far. Source: Pascanu et al. 2013,
-    arXiv:1211.5063.
+    m and v are running means of the gradient and of its square. They start at zero, and dividing by
+    1 − betaᵗ⁺¹ corrects for that. `step` counts from 0. Source: Kingma and Ba 2014,
+    arXiv:1412.6980.
+
+    Before that, each parameter shrinks by its share learning_rate · weight_decay. Source:
+    Loshchilov and Hutter 2017, arXiv:1711.05101.
+
+    If grad_clip is not 0, a gradient with a larger norm is first scaled to this norm, so that no
+    step changes the parameters too much. Source: Pascanu et al. 2013, arXiv:1211.5063.
     """
     if grad_clip:
         norm = reduce(add, [p.grad**2 for p in params]) ** 0.5
@@ -331,11 +338,11 @@ def adam(
 
 
 class ScalarEngine:
-    """The engine contract (kamon.engines.factory) on the functions above.
+    """The engine contract (kamon.engines.base) with the functions above.
 
-    `shapes` names every parameter matrix and its (out, in), in the order of the flat buffers;
-    `masks` gives what dropout leaves out of the document with this draw. One thread at a time
-    reads or changes the parameters: no other sees them half-way.
+    `shapes` has the name and the (out, in) of each parameter matrix, in the order of the flat
+    buffers. `masks` returns the dropout masks of the document with this draw. Only one thread at a
+    time reads or changes the parameters.
     """
 
     def __init__(

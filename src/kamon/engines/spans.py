@@ -12,10 +12,10 @@ Span = tuple[int, int]  # targets of the prompt, targets of the answer
 def answer_logprobs(
     logprobs: Sequence[float], spans: Sequence[Span], sizes: Sequence[int]
 ) -> list[float]:
-    """Return log p of each document's answer: the sum over its answer's targets.
+    """Return log p of each document's answer, the sum over the targets of the answer.
 
-    logprobs: (Σ sizes,) of all targets; sizes: targets of each document, of which `spans` tells the
-    parts. A document that was cut has fewer targets than these, and its answer those that are left.
+    logprobs: (Σ sizes,), of all targets. sizes: how many targets each document has. If a document
+    was cut, these are fewer than in its span, and the sum is over the remaining targets.
     """
     answers, first = [], 0
     for (prompt, answer), size in zip(spans, sizes, strict=True):
@@ -31,8 +31,8 @@ def target_weights(
 ) -> list[float]:
     """Return the weight of every target, given a weight for each document's answer.
 
-    As log p of an answer is a sum, its weight is that of each of its targets; all others have 0. Of
-    a document that was cut those targets count that are left, as in `answer_logprobs`.
+    Each target of an answer has the weight of the answer, because log p of the answer is a sum. All
+    other targets have weight 0. If a document was cut, its remaining targets count.
 
     >>> target_weights([0.5, -1.0], [(1, 2), (0, 1)], [3, 2])
     [0.0, 0.5, 0.5, -1.0, 0.0]

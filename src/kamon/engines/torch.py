@@ -1,13 +1,12 @@
 """The model in PyTorch, for GPUs, bfloat16 and several machines.
 
-`Gpt` is an ordinary module, also without the engine. Its parameters have the names and shapes of a
-model directory, so this works:
+`Gpt` is an ordinary module, which also works without the engine. Its parameters have the names and
+shapes of a model directory, so you can load them:
 
     gpt.load_state_dict(safetensors.torch.load_file("model.safetensors"))
 
-Its maths is that of the scalar engine. Legend of shapes:
-N inputs of all documents, one after the other; B documents, T inputs of the longest of them,
-C n_embd, H n_head, D head_dim, V vocab_size.
+The maths is that of the scalar engine. Letters in shapes: B documents, N inputs of all documents
+one after the other, T inputs of the longest document, C n_embd, H n_head, D head_dim, V vocab_size.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from kamon.engines.numerics import sequential_sum
 from kamon.engines.philox import MASK32, MASK64, philox4x32
 from kamon.native.library import check_numbers
 
-MAX_NUMBERS = 1 << 25  # numbers held at once if nothing is learned
-MAX_SAMPLES = 256  # samples made side by side
+MAX_NUMBERS = 1 << 25  # numbers in memory at once, except in training
+MAX_SAMPLES = 256  # samples that are computed together
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class Inputs:
     Attributes:
         tokens, positions, targets: (N,).
         shape: (B, T).
-        slots: (N,), the place of each among B · T, or None if all documents have T inputs.
-        dropout_ids: (N,) twice, the low and the high half of each document's number, or None
-            without dropout.
+        slots: (N,), the place of each input among B · T, or None if all documents have T inputs.
+        dropout_ids: two tensors (N,) with the low and the high half of each document's number, or
+            None without dropout.
     """
 
     tokens: Tensor
@@ -86,7 +85,7 @@ class Layer(nn.Module):
 
 
 class Gpt(nn.Module):
-    """The model. shapes: as of `parameter_shapes`."""
+    """The model. shapes: the result of `parameter_shapes`."""
 
     def __init__(self, config: Config, shapes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
@@ -121,7 +120,7 @@ class Gpt(nn.Module):
     def next_logits(self, tokens: Tensor, position: int, cache: list[Tensor]) -> Tensor:
         """Return the logits (B, V) of the tokens after `tokens` (B,), which are at `position`.
 
-        cache: the keys and values of each layer, (2, B, H, block_size, D), which grow by one.
+        cache: the keys and values of each layer, (2, B, H, block_size, D). This adds one of each.
         """
         B, H, D = len(tokens), self.config.n_head, self.config.head_dim  # noqa: N806
         x = self.embed(tokens, torch.full_like(tokens, position))
@@ -138,7 +137,7 @@ class Gpt(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """Return the attention of each document to itself: (N, C) from (N, C).
 
-    Shorter documents are padded at their end, which no earlier position sees.
+    Shorter documents are padded at the end. No earlier position sees the padding.
     """
     B, T = inputs.shape  # noqa: N806
     H, D = config.n_head, config.head_dim  # noqa: N806
@@ -198,9 +197,9 @@ def sample_token(logits: Tensor, temperature: float, u: Tensor) -> Tensor:
 
 
 def find_device(name: str, size: int) -> torch.device:
-    """Return the device. "auto" is the GPU if there is one. Raises ValueError if it is not there.
+    """Return the device. "auto" is the GPU if there is one. ValueError if torch cannot use it.
 
-    size: number of ranks. Several cannot add up numbers on mps.
+    size: number of ranks. Several ranks cannot add numbers on mps.
     """
     devices = ["cpu"]
     if torch.backends.mps.is_available() and size == 1:
@@ -209,21 +208,21 @@ def find_device(name: str, size: int) -> torch.device:
         devices.insert(0, "cuda")
     if name != "auto" and name not in devices:
         known = " and ".join(devices)
-        raise ValueError(f"there is no device {name} that torch can use here, only {known}")
+        raise ValueError(f"torch cannot use the device {name} here, only {known}")
     return torch.device(devices[0] if name == "auto" else name)
 
 
 class TorchEngine:
     """The engine contract (engines/base.py), with fused `train` and `sample`.
 
-    With several `ranks`, all must call `load` and `train` together: `load` takes the state of rank
-    0, and `train` learns from this rank's part of each step. Each rank makes other calls by itself.
+    If there are several `ranks`, all must call `load` and `train` together. `load` takes the state
+    of rank 0, and `train` learns from this rank's share of each step. Other calls are independent.
 
     All parameters are in one buffer, and so are their gradients. The module has views of them. With
-    bfloat16, only products have that type. Parameters, means and sums stay float32.
+    bfloat16, only products have that type. Parameters, means and sums are float32.
 
     Args:
-        threads: of the whole process, by default torch's number. It changes the last bits.
+        threads: of the whole process, by default torch's number. The last bits depend on it.
         compile: whether to use torch.compile, at the first use of each kind of batch.
     """
 
@@ -240,11 +239,11 @@ class TorchEngine:
         self.config = config
         self.made_of = config, dict(shapes), dtype, threads, device, compile
         self.dtype = dtype
-        self.lock = RLock()  # held while parameters are read or changed
+        self.lock = RLock()  # held while a call reads or changes parameters
         self.ranks = ranks = ranks or ProcessGroup()
         self.device = find_device(device, ranks.size)
         if dtype == "float64" and self.device.type == "mps":
-            raise ValueError("the device mps has no float64: compute on the cpu, or in float32")
+            raise ValueError("the device mps has no float64: use the cpu, or float32")
         if threads:
             torch.set_num_threads(threads)
         self.num_params = sum(n_out * n_in for n_out, n_in in shapes.values())
@@ -394,7 +393,7 @@ class TorchEngine:
             with self._computing(forward=False):
                 torch.autograd.backward(total * share)
             sums.append(total.detach())
-        # After all of them: Kamon does not wait for a GPU in between.
+        # Only at the end, because each `item` waits for the GPU.
         return sequential_sum(total.item() for total in sums)
 
     def sample(
@@ -456,7 +455,7 @@ class TorchEngine:
             raise
 
     def _inputs(self, batch: PackedBatch, draws: Sequence[int] | None) -> Inputs | None:
-        """Return the inputs, None if there is no target. Raises ValueError if they do not fit."""
+        """Return the inputs, or None without targets. Raises ValueError if they do not fit."""
         c = self.config
         offsets = batch.offsets
         if max(map(int.__sub__, offsets[1:], offsets), default=0) > c.block_size + 1:
@@ -495,11 +494,11 @@ class TorchDecoder:
         return doubles(logits[0])
 
 
-# ---- Across the line
+# ---- Between Python and torch
 
 
 def doubles(numbers: Tensor) -> array[float]:
-    """Return a flat copy, an array of 'd'."""
+    """Return a flat copy as an array of 'd'."""
     copied = array("d", bytes(8 * numbers.numel()))
     if copied:
         torch.frombuffer(copied, dtype=torch.float64).copy_(numbers.detach().flatten())
@@ -507,7 +506,7 @@ def doubles(numbers: Tensor) -> array[float]:
 
 
 def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
-    """Yield the documents in order, up to `most` tokens at a time, or one longer document."""
+    """Yield the documents in order, with up to `most` tokens at a time or one longer document."""
     begin = 0
     while begin < len(batch):
         end = begin + 1
@@ -519,7 +518,7 @@ def chunks(batch: PackedBatch, most: int) -> Iterator[PackedBatch]:
 
 def packed(batch: PackedBatch, device: torch.device, draws: Sequence[int] | None = None) -> Inputs:
     """Return the inputs of a batch with one or more targets."""
-    if not isinstance(batch.tokens, array):  # but a view of a file
+    if not isinstance(batch.tokens, array):  # it is a view of a file
         batch = batch.select(range(len(batch)))
     tokens = torch.frombuffer(batch.tokens, dtype=torch.int32).long()
     offsets = torch.frombuffer(batch.offsets, dtype=torch.int64)

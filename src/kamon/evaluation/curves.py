@@ -1,4 +1,4 @@
-"""Summaries of many losses for plots and terminals: means, extremes, a line of blocks."""
+"""Summarise many losses for plots and terminals: means, extremes, a line of blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 60  # characters: with a word in front it fits on 80 columns
+SPARK_WIDTH = 40  # characters: with numbers on both sides it fits on 80 columns
 
 
 def smoothing(size: int) -> int:
@@ -15,11 +15,11 @@ def smoothing(size: int) -> int:
 
 
 def moving_means(numbers: Sequence[float], window: int, most: int) -> list[tuple[int, float]]:
-    """Return (place, mean of the `window` numbers around it) at up to `most` even places.
+    """Return (place, mean of the `window` numbers around it) at up to `most` evenly spaced places.
 
-    The first and the last place are among them if `most` is 2 or more.
+    They include the first and the last place if `most` is 2 or more.
 
-    window: odd. At the ends, the mean is of fewer numbers.
+    window: an odd number. At the ends, the mean is of fewer numbers.
 
     >>> moving_means([4.0, 1.0, 1.0, 1.0, 6.0], window=3, most=3)
     [(0, 2.5), (2, 1.0), (4, 3.5)]
@@ -33,7 +33,7 @@ def moving_means(numbers: Sequence[float], window: int, most: int) -> list[tuple
 
 
 def extremes(numbers: Sequence[float], most: int) -> list[int]:
-    """Return up to `most` places, in order, whose numbers look like all numbers in a plot.
+    """Return up to `most` places, in order, whose plot looks like a plot of all numbers.
 
     These are all places, or the least and the largest number of each of most // 2 equal parts.
 
@@ -55,8 +55,8 @@ def extremes(numbers: Sequence[float], most: int) -> list[int]:
 def spark_line(numbers: Sequence[float], width: int = SPARK_WIDTH) -> str:
     """Return a line of up to `width` blocks, each as high as the mean of the numbers around it.
 
-    The lowest block is the least of these means and the highest the largest. If all are equal, all
-    blocks are low.
+    The lowest block is the least mean, and the highest block is the largest. If all means are
+    equal, all blocks are low.
 
     >>> spark_line([8, 7, 6, 5, 4, 3, 2, 1])
     '█▇▆▅▄▃▂▁'

@@ -1,4 +1,4 @@
-"""How good a model is: its loss on documents it has not learned, and its samples.
+"""Evaluate a model by its loss on documents it has not learned, and by its samples.
 
 Shares are from 0 to 1, and lengths are in characters.
 """
@@ -38,7 +38,7 @@ class LossMetrics:
 
     Attributes:
         nats_per_token: the mean of −log p over all targets, including the end of each document.
-        bits_per_char: all bits, including those of the ends, divided by the number of characters.
+        bits_per_char: bits of all tokens, including the ends, divided by the number of characters.
         perplexity: exp(nats_per_token), or None if that is too large for a float.
     """
 
@@ -49,22 +49,22 @@ class LossMetrics:
 
 @dataclass(frozen=True)
 class HeldOutMetrics:
-    """A model and its baselines on the same documents, which the model has not learned.
+    """The losses of a model and its baselines on the same documents, which it has not learned.
 
     Attributes:
-        num_tokens: targets.
-        num_cut: documents that were cut after block_size tokens, and so have no end.
-        num_learned: documents that were left out because the model has learned them.
-        num_unknown, unknown_chars: documents that were left out because the model has no tokens for
-            these characters, which are sorted.
+        num_tokens: number of targets.
+        num_cut: documents that Kamon cut after block_size tokens, so they have no end.
+        num_learned: documents that Kamon left out because the model has learned them.
+        num_unknown, unknown_chars: documents that Kamon left out because the model has no tokens
+            for these characters (sorted).
         uniform: the loss if all tokens are equally likely.
         unigram, best_ngram: losses of n-grams of the training set. They read whole documents, even
             if the model reads them in windows.
-        best_order: the order of `best_ngram`: the best one of 1 to MAX_ORDER on these documents,
-            which favours the n-gram a little.
-        gpt, ngram, weight, ngram_order: losses of the parts of a blend, the weight of the GPT, and
-            the order of the n-gram, of the training set. All are None if there is only a GPT.
-        gain: nats per token by which the model is better than `best_ngram`.
+        best_order: the order of `best_ngram`, the best of 1 to MAX_ORDER on these documents. This
+            choice favours the n-gram a little.
+        gpt, ngram, weight, ngram_order: losses of the two parts of a blend, the weight of the GPT,
+            and the order of the n-gram of the training set. All are None if there is only a GPT.
+        gain: how much lower the model's loss is than that of `best_ngram`, in nats per token.
     """
 
     num_docs: int
@@ -91,8 +91,8 @@ class Similar:
     """A sample that is not in the list, and the most similar document of the training set.
 
     Attributes:
-        document: None if none shares a character.
-        ratio: the similarity, as of `NearestDocument`.
+        document: None if no document shares a character with it.
+        ratio: the similarity (see `NearestDocument`).
     """
 
     text: str
@@ -106,14 +106,14 @@ class SampleMetrics:
 
     Attributes:
         finished: samples that the model ended within block_size tokens.
-        unique: different samples.
+        unique: unique samples.
         novel, in_train, in_validation: samples that are not in the list, in the training set, or in
             the validation set. They add up to 1.
         length_distance: `earth_movers` of the lengths, in characters.
         bigram_divergence: `jensen_shannon` of the bigrams, in bits.
-        chance_length_distance, chance_bigram_divergence: the same for as many documents drawn from
-            the list with `seed`. A model cannot be expected to do better.
-        similar: the first few different samples that are finished and novel.
+        chance_length_distance, chance_bigram_divergence: the same for as many random documents of
+            the list. You cannot expect a model to do better.
+        similar: the first few unique samples that are finished and novel.
     """
 
     num_samples: int
@@ -135,7 +135,7 @@ class SampleMetrics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate`. samples: None if there are none."""
+    """The result of `evaluate`. samples: None without samples."""
 
     documents: HeldOutMetrics
     samples: SampleMetrics | None
@@ -149,18 +149,18 @@ def evaluate(
     temperature: float = 1.0,
     seed: int | None = None,
 ) -> Evaluation:
-    """Evaluate a model on its validation set and on n samples.
+    """Return an evaluation of a model on its validation set and on n samples.
 
     Args:
-        docs: documents to test on instead: a list, a path or a built-in list as in `kamon.train`.
-            Those that the model has learned are left out.
-        n: number of samples. A model of text makes none.
-        temperature: of the samples. 1 is the model's distribution.
-        seed: of the samples, by default as in training.
+        docs: other documents to test on: a list, a path or a built-in list, as in `kamon.train`.
+            Kamon leaves out those that the model has learned.
+        n: number of samples. Ignored for a model of text.
+        temperature: temperature of the samples. 1 is the model's distribution.
+        seed: seed of the samples. Default: as in training.
 
     Raises:
-        CorpusError: there is no document to test on.
-        ConfigError: n, temperature or seed is not possible.
+        CorpusError: no document is left to test on.
+        ConfigError: n, temperature or seed is out of range.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=3)
@@ -202,7 +202,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The documents to test on, and what was left out. See `HeldOutMetrics`."""
+    """The documents to test on, and the numbers left out. See `HeldOutMetrics`."""
 
     docs: list[str]
     num_learned: int
@@ -213,9 +213,9 @@ class EvaluationSet:
 def select_test_set(
     docs: Iterable[str], learned: Iterable[str], unknown_of: Callable[[Iterable[str]], set[str]]
 ) -> EvaluationSet:
-    """Return each different document that was not learned and has no unknown characters.
+    """Return each unique document that the model has not learned and whose characters it knows.
 
-    unknown_of: returns which of some characters are unknown.
+    unknown_of: a function that returns the unknown ones of some characters.
 
     Raises: CorpusError if no document is left.
 
@@ -230,16 +230,16 @@ def select_test_set(
     chosen = [doc for doc in new if unknown_chars.isdisjoint(doc)]
     unknown = "".join(sorted(unknown_chars))
     if not chosen:
-        why = "it learned them all"
+        why = "it has learned all of them"
         if new:
             shown = first_or_all(unknown)
-            why = f"those that it did not learn have characters it does not know ({shown})"
-        raise CorpusError(f"there is no document to evaluate the model on: {why}")
+            why = f"those that it has not learned have characters it does not know ({shown})"
+        raise CorpusError(f"no document is left to evaluate the model on: {why}")
     return EvaluationSet(chosen, len(different) - len(new), len(new) - len(chosen), unknown)
 
 
 def first_or_all(chars: str) -> str:
-    """Return the first of many characters, for a message.
+    """Return a description of many characters for a message, with the first of them.
 
     >>> first_or_all("ABCDEFGHIJKL")
     "'ABCDEFGHIJ' and 2 more"
@@ -325,7 +325,7 @@ def sample_metrics(
     temperature: float,
     seed: int,
 ) -> SampleMetrics:
-    """Return the metrics of one or more samples. finished: which of them the model ended."""
+    """Return the metrics of one or more samples. finished: True if the model ended it."""
     docs = [*learned, *held_out]
     in_learned, in_held_out = set(learned), set(held_out)
     in_list = in_learned | in_held_out
@@ -358,7 +358,7 @@ def sample_metrics(
 
 
 def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[str, str]]:
-    """Return how often each pair of neighbours occurs. NUL is at both ends of a document.
+    """Return how often each pair of adjacent characters occurs. NUL is at both ends of a document.
 
     unended: documents without NUL at their end.
 
@@ -375,9 +375,9 @@ def bigrams(docs: Iterable[str], unended: Iterable[str] = ()) -> Counter[tuple[s
 def earth_movers(p: Counter[int], q: Counter[int]) -> float:
     """Return how much the values in `p` must change, on average, to be distributed as in `q`.
 
-    This is the earth mover's or first Wasserstein distance: ∫ |P(x) − Q(x)| dx, where P(x) and Q(x)
-    are the shares of the values up to x. It is symmetric, in the unit of the values, and 0 for
-    equal shares. Neither may be empty.
+    This is the earth mover's or first Wasserstein distance, ∫ |P(x) − Q(x)| dx. P(x) and Q(x) are
+    the shares of the values up to x. It is symmetric, has the unit of the values, and is 0 for
+    equal shares. Neither counter may be empty.
 
     >>> earth_movers(Counter([3, 5]), Counter([4, 8]))  # 3 to 4, 5 to 8
     2.0
@@ -392,10 +392,10 @@ def earth_movers(p: Counter[int], q: Counter[int]) -> float:
 
 
 def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
-    """Return how different two distributions are: from 0 bits if equal to 1 if nothing is shared.
+    """Return how different two distributions are: 0 bits if equal, 1 bit if they share nothing.
 
-    This is ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M), where P and Q are the shares in `p` and `q`, and
-    M is the mean of the two. It is symmetric. Neither may be empty.
+    This is ½ Σ P log2(P / M) + ½ Σ Q log2(Q / M). P and Q are the shares in `p` and `q`, and M is
+    the mean of the two. It is symmetric. Neither counter may be empty.
 
     >>> jensen_shannon(Counter("ab"), Counter("ab")), jensen_shannon(Counter("ab"), Counter("c"))
     (0.0, 1.0)
@@ -406,4 +406,4 @@ def jensen_shannon(p: Counter[Any], q: Counter[Any]) -> float:
         share_p, share_q = p[key] / num_p, q[key] / num_q
         mean = (share_p + share_q) / 2
         terms += [share * math.log2(share / mean) for share in (share_p, share_q) if share]
-    return min(1.0, max(0.0, math.fsum(terms) / 2))  # rounding may be slightly outside
+    return min(1.0, max(0.0, math.fsum(terms) / 2))  # rounding errors may exceed the limits

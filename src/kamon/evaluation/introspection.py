@@ -1,4 +1,4 @@
-"""A model from inside, as numbers for `kamon.plotting` to draw.
+"""Numbers about a model's inside for `kamon.plotting`.
 
 These are its losses during training, its embeddings on a plane, the attention of its heads, and the
 lengths of its samples.
@@ -27,11 +27,11 @@ from kamon.ngrams.native import NativeNgram, best_ngram, count_ngram
 from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.char import CharTokenizer
 
-POINTS = 400  # of the smooth curve
-MAX_POINTS = 2_000  # single losses that are shown
-MAX_NAMED = 100  # characters: the names of more would cover each other
+POINTS = 400  # points of the smooth curve
+MAX_POINTS = 2_000  # losses of single steps in the plot
+MAX_NAMED = 100  # labels, because more would cover each other
 MAX_ITERATIONS = 1_000
-TOLERANCE = 1e-13  # an iteration that moves an axis less is the last one
+TOLERANCE = 1e-13  # iteration ends if an axis moves less than this
 NUM_SAMPLES = 1_000
 TEMPERATURE = 1.0  # the model's distribution
 BINS = 60
@@ -45,12 +45,12 @@ class Losses:
     """The losses of a training run, in nats per token.
 
     Attributes:
-        window: how many steps each mean of `smooth` covers.
-        each: losses of single steps, only the extremes if there are very many.
-        validation_losses: of some steps. Empty without a validation set, as are the
-            following values, which are then None.
-        kept: the step whose model was kept, and its validation loss.
-        gpt: the validation loss of the GPT in the blend that was kept; None without a blend.
+        window: number of steps that each mean of `smooth` covers.
+        each: losses of single steps, or only the extremes of a long run.
+        validation_losses: the validation losses after some steps. Without a validation set, this is
+            empty, and kept, gpt, ngram and ngram_order are None.
+        kept: the step with the best model, and its validation loss.
+        gpt: the validation loss of the GPT in the best model's blend, or None without a blend.
         uniform: ln V, the loss if all tokens are equally likely.
         ngram, ngram_order: validation loss and order of the n-gram in the blend, or else of the
             best n-gram of the training set, of order 1 to MAX_ORDER.
@@ -77,7 +77,7 @@ def losses(model: Model | str | Path) -> Losses:
     """
     model = as_model(model)
     if not model.metrics:
-        raise TrainingError("the model has no training step, so there is no loss to show")
+        raise TrainingError("the model was not trained, so it has no losses")
     numbers = [line["loss"] for line in model.metrics]
     window = smoothing(len(numbers))
     tested, blend = model.training.held_out, model.training.blend
@@ -109,10 +109,10 @@ def ngram_loss(model: Model | str | Path) -> tuple[float, int]:
 
 
 def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
-    """Return (the n-gram that is best on the validation set, its nats per token there).
+    """Return the n-gram with the lowest validation loss, and that loss in nats per token.
 
-    Documents are cut as in training. Without a validation set, it is an n-gram of the default order
-    and NaN.
+    Kamon cuts documents as in training. Without a validation set, the result is an n-gram of the
+    default order, and NaN.
     """
     learned, held_out = model.parts()
     tokenizer = model.tokenizer
@@ -127,7 +127,7 @@ def ngram_of(model: Model) -> tuple[Ngram | NativeNgram, float]:
 
 @dataclass(frozen=True)
 class Projection:
-    """Rows of numbers on the two axes along which they differ most.
+    """Rows of numbers, projected on the two axes with the largest variance.
 
     Attributes:
         points: (N, 2).
@@ -144,7 +144,7 @@ class Embeddings:
 
     Attributes:
         chars: the text of each point of `tokens`.
-        named: the points whose text a plot shows: the MAX_NAMED most common tokens in the list.
+        named: the points that a plot labels: the MAX_NAMED most common tokens in the list.
         bos: the token without a point.
     """
 
@@ -174,7 +174,7 @@ def embeddings(model: Model | str | Path) -> Embeddings:
 
 
 def cosines(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return the cosines of all pairs of rows (N, C): (N, N), 0 for a row of zeros.
+    """Return the cosines of all pairs of rows (N, C) as (N, N). A row of zeros has cosines of 0.
 
     >>> [round(x, 3) for x in cosines([[2.0, 0.0], [3.0, 3.0], [0.0, -1.0]])[1]]
     [0.707, 1.0, -0.707]
@@ -191,7 +191,7 @@ def unit(row: Sequence[float]) -> list[float]:
 def nearest_tokens(
     model: Model | str | Path, tokens: Iterable[int], n: int
 ) -> dict[int, list[Near]]:
-    """Return for each token the n other ones with the most similar embeddings."""
+    """Return the n other tokens with the most similar embeddings, for each of these tokens."""
     units = list(map(unit, parameters(model)["wte"]))
     nearest = {}
     for token in tokens:
@@ -202,7 +202,7 @@ def nearest_tokens(
 
 
 class Near(NamedTuple):
-    """A token, and the cosine of its embedding with that of another."""
+    """A token, and the cosine between its embedding and that of another token."""
 
     token: int
     cosine: float
@@ -226,8 +226,7 @@ def matrices(config: Config, flat: array[float]) -> dict[str, list[list[float]]]
 def principal_plane(rows: Sequence[Sequence[float]]) -> Projection:
     """Return the first two principal components of rows (N, C), in N C² / 2 products.
 
-    Of each axis and its opposite, Kamon takes the one whose largest number is positive. Coordinates
-    are 0 on an axis along which nothing varies.
+    The largest number of each axis is positive. Coordinates are 0 on an axis without variance.
 
     >>> found = principal_plane([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
     >>> [round(x, 3) for x, _ in found.points], [round(share, 3) for share in found.shares]
@@ -253,10 +252,10 @@ def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[floa
     """Return the unit vector (C,) of the largest variance orthogonal to `others`, or zeros.
 
     This is power iteration: a product with the covariance turns any vector towards that axis. If
-    two axes have nearly the same variance, the result may be between them, which is as good.
+    two axes have nearly the same variance, the result may be between them and is just as good.
     """
     tiny = 1e-14 * math.fsum(row[i] for i, row in enumerate(covariance))
-    # Any direction, but not the first one of another axis.
+    # Any direction, but each axis starts with its own.
     axis = [math.sin((i + 1) * (len(others) + 1)) for i in range(len(covariance))]
     for _ in range(MAX_ITERATIONS):
         turned = [dot(row, axis) for row in covariance]
@@ -274,7 +273,7 @@ def principal_axis(covariance: list[list[float]], others: Sequence[Sequence[floa
 
 
 def dot(a: Iterable[float], b: Iterable[float]) -> float:
-    """Return a₀b₀ + a₁b₁ + … if the last bits do not matter."""
+    """Return a₀b₀ + a₁b₁ + …, without exact last bits."""
     total: float = sum(map(mul, a, b))
     return total
 
@@ -285,7 +284,7 @@ class Attention:
 
     Attributes:
         pieces: the text of each token.
-        weights: as of `attention_weights`.
+        weights: the result of `attention_weights`.
     """
 
     text: str
@@ -294,13 +293,13 @@ class Attention:
 
 
 def attention(model: Model | str | Path, text: str | None = None) -> Attention:
-    """Return the attention to a text, by default to the sample at temperature 0.
+    """Return the attention while the model reads a text. Default: its sample at temperature 0.
 
-    Raises: as `attention_weights`, and ConfigError for an empty text.
+    Raises: the errors of `attention_weights`, and ConfigError for an empty text.
     """
     model = as_model(model)
     if text == "":
-        raise ConfigError("the text is empty", "give a text of one character or more")
+        raise ConfigError("the text is empty", "give at least one character")
     if text is None:
         wanted: dict[str, Any] = (
             {"length": model.config.block_size} if model.writes_text else {"min_len": 1}
@@ -316,9 +315,8 @@ def attention(model: Model | str | Path, text: str | None = None) -> Attention:
 def attention_weights(model: Model | str | Path, text: str) -> list[list[list[list[float]]]]:
     """Return the attention of each position of BOS and `text`: (n_layer, n_head, T, T).
 
-    weights[layer][head][t][s] is the share of position s in what position t takes from the
-    positions up to it. Each row adds up to 1, and later positions have 0. The scalar engine
-    computes them with the model's parameters.
+    weights[layer][head][t][s] is how much position t attends to position s. Each row adds up to 1,
+    and later positions have 0. The scalar engine computes them with the model's parameters.
 
     Raises:
         TokenizerError: the model does not know a character.
@@ -358,8 +356,8 @@ class Lengths:
     Attributes:
         first: bin i counts lengths from first[i] to first[i] + width − 1. The last bin also counts
             longer ones, up to `longest`.
-        listed, sampled: documents and samples in each bin.
-        unended: samples that the model did not end, all of block_size tokens.
+        listed, sampled: number of documents and samples in each bin.
+        unended: samples that the model did not end. They have block_size tokens.
     """
 
     first: list[int]
@@ -374,14 +372,14 @@ class Lengths:
 
 
 def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
-    """Return the lengths of the model's list and of n samples (1 or more) at temperature 1.
+    """Return the lengths of the model's documents and of n samples (1 or more) at temperature 1.
 
     Raises: ConfigError for a model of text, CorpusError if the model keeps no documents.
     """
     model, n = as_model(model), require_int("n", n, 1)
-    model.check_documents("lengths are those of documents")
+    model.check_documents("a plot of lengths")
     if not model.docs:
-        raise CorpusError("the model does not keep its documents, so there are no lengths to show")
+        raise CorpusError("the model does not keep its documents, so it has no lengths to show")
     size = model.config.block_size
     listed = list(map(len, model.docs))
     samples = model.generate(n, temperature=TEMPERATURE)
@@ -401,10 +399,10 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
 
 
 def bins(listed: Sequence[int], sampled: Sequence[int]) -> tuple[list[int], int]:
-    """Return (the first length of each bin, the width of all), for up to BINS bins.
+    """Return the first length of each bin, and the width of all bins, for up to BINS bins.
 
-    If lengths differ by BINS or more, the longest hundredth of the list does not count. A few very
-    long documents would put all others into one bin.
+    If lengths differ by BINS or more, Kamon ignores the longest hundredth of the list. Otherwise a
+    few very long documents would put all others into one bin.
 
     >>> bins([3, 4, 7], [5])
     ([3, 4, 5, 6, 7], 1)

@@ -1,4 +1,4 @@
-"""How likely a text is to a model, and which document of the list is most similar to it."""
+"""Find how likely a model thinks a text is, and which document of the list is most similar."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kamon.tokenizers.prompts import prompted
 def logprobs(
     model: Reader, tokenizer: Tokenizer, texts: Sequence[str], prompt: str | None = None
 ) -> list[float]:
-    """Return log p of each text and its end in nats, at temperature 1 and without conditions.
+    """Return log p of each text and its end in nats, at temperature 1 and without constraints.
 
     The end does not count for a text that fills block_size, because the model did not end it.
 
-    prompt: each text is an answer to it.
+    prompt: the prompt that the texts answer.
     """
     if prompt is not None:
         most = model.config.block_size + 1
@@ -41,8 +41,8 @@ class SampleInfo(NamedTuple):
     """Facts about a sample.
 
     Attributes:
-        logprob: as of `logprobs`.
-        nearest: (the most similar document, its similarity), or None if not asked for.
+        logprob: log p of the text and its end in nats (see `logprobs`).
+        nearest: the most similar document and its similarity, or None if Kamon did not look for it.
     """
 
     text: str
@@ -62,8 +62,9 @@ def sample_infos(
 ) -> Iterator[SampleInfo]:
     """Yield the `SampleInfo` of each text.
 
-    known: those of the texts that are in the list. nearest: whether to find the most similar
-    document. given: the values under which log p is.
+    known: the texts that are in the list.
+    nearest: True to find the most similar document.
+    given: the values under which log p is.
     """
     most_similar = NearestDocument(model.docs) if nearest else None
     costs = logprobs(model.under(given), model.tokenizer, texts, prompt)
@@ -73,12 +74,12 @@ def sample_infos(
 
 
 class NearestDocument:
-    """Finds the document that is most similar to a text, the first of equally similar ones.
+    """Finds the document that is most similar to a text, or the first of several equal ones.
 
-    The similarity is that of `difflib.SequenceMatcher`, without its automatic junk: twice the
-    characters in common blocks, divided by the characters of both. Two bounds on it save most of
-    the work: the length of the longest common subsequence, and the number of characters that occur
-    in the text at all.
+    The similarity is that of `difflib.SequenceMatcher` without autojunk: twice the characters in
+    common blocks, divided by the characters of both. Two upper bounds save most of the work: the
+    length of the longest common subsequence, and the number of characters that occur in the text
+    at all.
 
     Raises: ValueError for a document with NUL, which `kamon.data.corpus` does not allow.
     """
@@ -92,12 +93,12 @@ class NearestDocument:
         self.chars = set(self.joined) - {NUL}
 
     def __call__(self, text: str) -> tuple[str, float]:
-        """Return (document, similarity from 0 to 1), or ("", 0.0) if none shares a character."""
+        """Return (document, similarity from 0 to 1), or ("", 0.0) without a shared character."""
         from difflib import SequenceMatcher
 
         size = len(text)
         foreign = dict.fromkeys(map(ord, self.chars.difference(text)))
-        shared = self.joined.translate(foreign).split(NUL)[:-1]  # the rest of each
+        shared = self.joined.translate(foreign).split(NUL)[:-1]  # without foreign characters
         alike: dict[tuple[int, int], list[int]] = {}  # places by (characters shared, length)
         for place, sizes in enumerate(zip(map(len, shared), self.lengths, strict=True)):
             alike.setdefault(sizes, []).append(place)
@@ -121,7 +122,7 @@ class NearestDocument:
 
 
 def positions(text: str) -> dict[str, int]:
-    """Return the places of each character as bits, bit i for text[i], and all bits under ""."""
+    """Return a bit mask for each character: bit i is for text[i]. The key "" has all bits."""
     masks = {"": (1 << len(text)) - 1}
     for place, char in enumerate(text):
         masks[char] = masks.get(char, 0) | 1 << place
@@ -132,9 +133,9 @@ def common_subsequence(masks: dict[str, int], other: str) -> int:
     """Return the length of the longest subsequence that a text and `other` have in common.
 
     A bit becomes 0 if a longer prefix of the text has one more character in common with the
-    characters read. Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
+    characters read so far. Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
 
-    masks: `positions` of the text, which has each character of `other`.
+    masks: `positions` of the text, which must contain each character of `other`.
 
     >>> common_subsequence(positions("johanna"), "hanno")
     4

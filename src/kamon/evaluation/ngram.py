@@ -1,4 +1,4 @@
-"""An n-gram of a list, to compare a model with: it scores and samples texts."""
+"""An n-gram of a list to compare a model with. It scores and generates texts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.char import CharTokenizer
 
 MAX_SAMPLE = 1_000  # characters
-MAX_ROUNDS = 50  # of samples, if those before were empty
+MAX_ROUNDS = 50  # of samples, if the previous ones were empty
 
 
 @dataclass(frozen=True)
 class NgramModel:
-    """An n-gram with its tokenizer, as `ngram` returns it."""
+    """An n-gram with its tokenizer (see `ngram`)."""
 
     reader: Ngram | NativeNgram
     tokenizer: CharTokenizer
@@ -30,7 +30,7 @@ class NgramModel:
         return self.reader.order
 
     def sample(self, n: int = 1, *, temperature: float = 1.0, seed: int = 42) -> list[str]:
-        """Return n texts that are not empty; fewer if nearly all are."""
+        """Return n texts that are not empty, or fewer if nearly all are empty."""
         config = make_config({"temperature": temperature, "seed": seed})
         check_room(n)
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
@@ -43,9 +43,9 @@ class NgramModel:
 
 
 def ngram(docs: Iterable[str] | str | Path, *, order: int = 6) -> NgramModel:
-    """Return the Kneser-Ney n-gram of a list, or of a path or a built-in list as in `kamon.train`.
+    """Return the Kneser-Ney n-gram of a list, a path or a built-in list, as in `kamon.train`.
 
-    Raises: ConfigError for an order outside 1 to 10; CorpusError if the list cannot be read.
+    Raises: ConfigError for an order outside 1 to 10, CorpusError if Kamon cannot read the list.
 
     >>> model = ngram(["anna", "hanna", "nora"], order=3)
     >>> model.order, len(model.sample(2, seed=1))
@@ -60,7 +60,7 @@ def ngram(docs: Iterable[str] | str | Path, *, order: int = 6) -> NgramModel:
 def sample_not_empty(
     reader: Ngram | NativeNgram, tokenizer: CharTokenizer, request: SampleRequest
 ) -> tuple[list[str], list[int], int]:
-    """Return (texts, tokens of each, number of empty ones that were left out)."""
+    """Return (texts, number of tokens of each, number of empty texts that were left out)."""
     if reader.config.block_size > MAX_SAMPLE:
         reader = replace(reader, config=replace(reader.config, block_size=MAX_SAMPLE))
     found: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""How unlikely texts are to a model, for many texts and in bounded memory."""
+"""Score how unlikely a model thinks texts are, for many texts and in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from kamon.packing.shards import Part
 
 CHUNK = 20_000  # texts at a time
-NUM_WINDOWS = 4_000  # of a long text at a time
+NUM_WINDOWS = 4_000  # windows of a long text at a time
 NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
-NUM_COMPARED_SLOW = 200  # by the scalar engine
-MIN_HELD_OUT = 10  # documents that a percentile compares with: fewer make steps above 10 %
+NUM_COMPARED_SLOW = 200  # the same for the scalar engine
+MIN_HELD_OUT = 10  # documents that a percentile needs: fewer make steps of more than 10%
 BITS = 1 / math.log(2)
-UNKNOWN = ("error", "skip", "replace", "zero")  # what to do with texts of unknown characters
+UNKNOWN = ("error", "skip", "replace", "zero")  # what to do with unknown characters
 
 
 class Score(NamedTuple):
@@ -40,7 +40,7 @@ class Score(NamedTuple):
         bits_per_char: −log2 p, divided by the number of characters plus 1 for the end.
         surprise: the place, from 0, of the least likely character, or of the first character of the
             least likely token. For the end, it is the length of the text.
-        cut: whether the text is longer than the model reads at once. See `long_logprob`.
+        cut: True if the text is longer than the model reads at once. See `long_logprob`.
     """
 
     text: str
@@ -61,14 +61,14 @@ def score(
     """Yield a Score for each text, in order.
 
     Args:
-        unknown: what to do with a text that has characters which the model does not know.
+        unknown: what to do with a text that has characters that the model does not know.
             "error": raise TokenizerError.
             "skip": leave the text out.
             "replace": replace them by the closest known characters and yield that text, or leave
-            it out if there are none (`CharTokenizer.replace_unknown`).
+            it out if it has none (`CharTokenizer.replace_unknown`).
             "zero": score the text with probability 0, so logprob is −inf and bits_per_char is inf.
             The first unknown character is the least likely one. A text that is cut also has
-            probability 0, since the model cannot end it. Its least likely character is the first
+            probability 0, because the model cannot end it. Its least likely character is the first
             one after block_size tokens.
 
     >>> import kamon
@@ -77,14 +77,14 @@ def score(
     ['anna', 'hora']
     """
     model = as_model(model)
-    model.check_documents("scores are those of documents")
+    model.check_documents("scoring")
     return score_with(model.language_model, model.tokenizer, texts, unknown=unknown)
 
 
 def score_with(
     reader: Reader, tokenizer: Tokenizer, texts: Iterable[str], *, unknown: str = "error"
 ) -> Iterator[Score]:
-    """Yield as `score`, by an engine or an n-gram, CHUNK texts at a time."""
+    """Yield the same as `score` for an engine or an n-gram, which reads CHUNK texts at a time."""
     check_unknown(unknown)
     check_several(texts)
     left = iter(texts)
@@ -93,7 +93,7 @@ def score_with(
         while chunk := list(islice(left, CHUNK)):
             scores = score_list(reader, tokenizer, chunk, unknown=unknown)
             _, *columns = (getattr(scores, field.name) for field in fields(scores))
-            # The same as Score(…), in half the time.
+            # This equals Score(…) and takes half the time.
             yield map(tuple.__new__, repeat(Score), zip(*columns, strict=True))
 
     return chain.from_iterable(chunks())
@@ -162,8 +162,7 @@ def score_list(
 def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
     """Return (log p in nats, place of the least likely target) of a document of any length.
 
-    The reader reads it in `windows`, so that each token and the end are predicted from the tokens
-    before them.
+    The reader reads it in `windows`, and so predicts each token and the end from earlier tokens.
     """
     left = windows(tokens, reader.config.block_size)
     total, least, place, done = 0.0, math.inf, 0, 0
@@ -183,8 +182,8 @@ def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
 def windows(tokens: Sequence[int], block_size: int) -> Iterator[tuple[Sequence[int], int]]:
     """Yield windows of up to block_size + 1 tokens, and how many of their last targets are new.
 
-    Each begins with BOS, because a model of short documents predicts much worse without it. After
-    the first window, at least half of each window is known already.
+    Each begins with BOS, because a model of short documents predicts much worse without it. At
+    least half of each window, except the first, repeats the window before it.
 
     >>> [("".join(window), num_new) for window, num_new in windows(list(".abcdefg."), 4)]
     [('.abcd', 4), ('.cdef', 2), ('.efg.', 2)]
@@ -226,8 +225,8 @@ class PercentileScale:
     """The bits per character of known documents, in ascending order.
 
     Attributes:
-        reference: which documents: those of the "validation" set, of the whole "list" if it has too
-            few, or None if the model keeps no documents.
+        reference: the documents to compare with: the "validation" set, or the whole "list" if that
+            set has too few. None if the model keeps no documents.
     """
 
     bits: Sequence[float]
@@ -237,8 +236,8 @@ class PercentileScale:
     def of(cls, model: Model, unknown: str = "skip", most: int | None = None) -> PercentileScale:
         """Return the scale of a model.
 
-        unknown: of `score`, as for the texts to compare. most: number of documents to compare with,
-        by default as many as the engine scores quickly.
+        unknown: the same value as in `score` for the texts to compare.
+        most: number of documents to compare with. Default: as many as the engine scores quickly.
         """
         if most is None:
             most = NUM_COMPARED if has_fused_ops(model.engine) else NUM_COMPARED_SLOW
@@ -247,7 +246,7 @@ class PercentileScale:
         else:
             parts = model.docs, model.parts()[1]
         reader: Reader = model.language_model
-        if len(parts[1]) >= MIN_HELD_OUT:  # its n-gram has counted the validation set, too
+        if len(parts[1]) >= MIN_HELD_OUT:  # the blend's n-gram also counts the validation set
             reader = model.blended_with(model.parts()[0])
         return cls.between(reader, model.tokenizer, *parts, most=most, unknown=unknown)
 
@@ -264,8 +263,8 @@ class PercentileScale:
     ) -> PercentileScale:
         """Return the scale of an engine or an n-gram that has not learned `held_out`.
 
-        New texts are as unlikely as documents of the validation set, and more unlikely than learned
-        ones. So Kamon uses the whole list, `docs`, only if fewer than MIN_HELD_OUT are held out.
+        New texts are as unlikely as the validation set, and less likely than the training set. So
+        Kamon uses the whole list, `docs`, only if `held_out` has fewer than MIN_HELD_OUT documents.
         """
         enough = len(held_out) >= MIN_HELD_OUT
         compared = held_out if enough else docs
@@ -279,7 +278,7 @@ class PercentileScale:
         return self.percentiles([bits_per_char])[0]
 
     def percentiles(self, bits_per_char: Iterable[float]) -> Sequence[float | None]:
-        """Return the `percentile` of each, None if there is nothing to compare with."""
+        """Return the `percentile` of each number, or None without documents to compare with."""
         size = len(self.bits)
         if not size:
             return [None for _ in bits_per_char]
@@ -289,7 +288,7 @@ class PercentileScale:
 def packed_parts(model: Model, most: int) -> tuple[list[str], list[str]]:
     """Return about `most` documents of the training and the validation set of a packed corpus.
 
-    Both are empty if the corpus is no longer there, or has changed.
+    Both are empty if the packed corpus does not exist any more, or has changed.
     """
     from kamon.packing.shards import open_shards
 

@@ -1,10 +1,12 @@
 """A model as one file for programs that are not Kamon: JSON, a Python program, ONNX.
 
     json     settings, tokens, parameters and counts as they are, for any language
-    python   standalone.py with the model in it: needs only Python, equals the scalar engine
+    python   standalone.py with the model in it, which needs only Python and gives the same numbers
+             as the scalar engine
     onnx     a decoder step of the GPT with a KV cache (`kamon.exporters.onnx`)
 
-Only an ONNX file lacks the n-gram of a blended model. The same model makes the same bytes.
+JSON and Python files contain the n-gram of a blended model, ONNX files do not. The same model
+always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from kamon.storage import model_dir
 from kamon.storage.checkpoint import Checkpoint, little_endian
 
 FORMATS = ("json", "python", "onnx")
-LEARNED = "# ---- 7. What was learned"  # the last part of standalone.py
-WIDTH = 100  # of lines
+LEARNED = "# ---- 7. The model"  # the last part of standalone.py
+WIDTH = 100  # characters per line
 
 
 def export(model: Model | str | Path | Checkpoint, format: str, *, blend: bool = True) -> bytes:
@@ -39,11 +41,10 @@ def export(model: Model | str | Path | Checkpoint, format: str, *, blend: bool =
     Args:
         model: a model, its directory, or what `kamon.storage.model_dir.load` returns.
         format: "json", "python" or "onnx".
-        blend: False leaves out the n-gram that the model is blended with. An ONNX file never has
-            it.
+        blend: False leaves out the n-gram of a blended model. An ONNX file never has it.
 
     Raises:
-        ConfigError: the format is unknown, or cannot hold this model.
+        ConfigError: the format is unknown or cannot hold this model.
 
     >>> import json, kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -84,10 +85,10 @@ def fits_float32(params: array[float]) -> bool:
 
 
 def to_json(stored: Checkpoint) -> bytes:
-    """Return an object with config, tokenizer, special (tokens by name), params (rows by name).
+    """Return a JSON object: config, tokenizer, special (tokens by name), params (rows by name).
 
-    A blended model also has ngram (`NgramTree`), without which its numbers are others: so the
-    version is 2. Numbers are the shortest that are read as the same float64.
+    A blended model also has ngram (`NgramTree`) and version 2, because a reader without the n-gram
+    would get other probabilities. Each number is the shortest text that gives the same float64.
     """
     left = iter(stored.params)
     params = {
@@ -114,8 +115,9 @@ def to_json(stored: Checkpoint) -> bytes:
 def to_python(stored: Checkpoint) -> bytes:
     """Return standalone.py with this model as its last part.
 
-    Parameters are in base 64, as float32 if that is exact. Compressing them would save 7%. The
-    counts of an n-gram are compressed to a fifth, by bzip2, whose bytes no version has changed.
+    Parameters are in base64, as float32 if that is exact. They are not compressed, because that
+    would save only 7%. bzip2 compresses the counts of an n-gram to a fifth, and all its versions
+    write the same bytes.
     """
     from importlib.resources import files
 
@@ -143,12 +145,12 @@ def to_python(stored: Checkpoint) -> bytes:
         "",
         f"N_LAYER, N_HEAD, N_EMBD = {config.n_layer}, {config.n_head}, {config.n_embd}",
         f"BLOCK_SIZE, VOCAB_SIZE, BOS = {config.block_size}, {config.vocab_size}, {tokenizer.bos}",
-        f"TEMPERATURE, SEED = {config.temperature!r}, {config.seed}  # of samples, by default",
+        f"TEMPERATURE, SEED = {config.temperature!r}, {config.seed}  # defaults for samples",
         *literal("CHARACTERS: list[str]", map(ascii, pieces)),
         *literal("MERGES: list[tuple[int, int]]", merges),
         *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
-        f"SPLIT_VERSION = {content.get('version', 1)}  # of the pieces that a text is split into",
-        f"COMPOSED = {tokenizer.composed}  # whether texts are brought to NFC",
+        f"SPLIT_VERSION = {content.get('version', 1)}  # how text is split into pieces",
+        f"COMPOSED = {tokenizer.composed}  # whether text is normalised to NFC",
         f'NUMBER = "{type_}"  # {"float32" if type_ == "f" else "float64"}, low byte first',
         *in_base64("WEIGHTS", numbers),
         *ngram_lines(stored),
@@ -157,14 +159,14 @@ def to_python(stored: Checkpoint) -> bytes:
 
 
 def ngram_lines(stored: Checkpoint) -> Iterator[str]:
-    """Yield the lines with the n-gram of a blended model, or those that say there is none."""
+    """Yield the lines with the n-gram of a blended model, or those of a model without one."""
     ngram = ngram_tree(stored)
     if ngram is None:
-        yield from ("GPT_WEIGHT, ORDER = 1.0, 1  # there is no n-gram", "DISCOUNTS = []")
+        yield from ("GPT_WEIGHT, ORDER = 1.0, 1  # no n-gram", "DISCOUNTS = []")
         yield 'NGRAM = ""'
         return
-    yield f"GPT_WEIGHT, ORDER = {ngram.gpt_weight!r}, {ngram.order}  # of the n-gram"
-    yield "DISCOUNTS = [  # of counts 0, 1, 2, 3 or more, after contexts of 0, 1 … tokens"
+    yield f"GPT_WEIGHT, ORDER = {ngram.gpt_weight!r}, {ngram.order}  # order of the n-gram"
+    yield "DISCOUNTS = [  # a row per context length, for counts of 0, 1, 2, and 3 or more"
     yield from (f"    {discounts}," for discounts in ngram.discounts)
     yield "]"
     lists = [ngram.num_children, ngram.tokens, ngram.counts]
@@ -172,7 +174,7 @@ def ngram_lines(stored: Checkpoint) -> Iterator[str]:
 
 
 def in_base64(name: str, content: bytes) -> Iterator[str]:
-    """Yield the lines of a text with these bytes."""
+    """Yield the lines that assign these bytes, in base64, to a name."""
     text = base64.b64encode(content).decode()
     yield f'{name} = """'
     yield from (text[i : i + WIDTH] for i in range(0, len(text), WIDTH))
@@ -180,7 +182,7 @@ def in_base64(name: str, content: bytes) -> Iterator[str]:
 
 
 def literal(name: str, items: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a list, as many items in each as fit."""
+    """Yield the lines that assign a list to a name, with as many items per line as fit."""
     lines = [""]
     for item in items:
         if lines[-1] and len(lines[-1]) + len(item) + 6 > WIDTH:

@@ -1,4 +1,4 @@
-"""The n-gram of a blended model as a tree of k-grams with their counts, for files that have it."""
+"""The n-gram of a blended model as a tree of k-grams with their counts, for exported files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from kamon.storage.checkpoint import Checkpoint, unpack_documents
 
 @dataclass(frozen=True)
 class NgramTree:
-    """What `kamon.ngrams.reference.Ngram` is computed from, to the last bit.
+    """The numbers that a program needs to compute `kamon.ngrams.reference.Ngram` exactly.
 
-    Node 0 is the empty k-gram. The other nodes follow level by level; those with the same parent
+    Node 0 is the empty k-gram. The other nodes follow level by level. Nodes with the same parent
     are next to each other, in the order of their tokens.
 
     Attributes:
-        gpt_weight: of the GPT in the blend, from 0 to 1.
-        discounts: of each order, 1 first: what is taken from a count of 0, 1, 2, and 3 or more.
-        num_children: of each node shorter than `order`.
-        tokens: the last token of each node but node 0.
-        counts: of each node but node 0, as of `adjusted_counts`.
+        gpt_weight: weight of the GPT in the blend, from 0 to 1.
+        order: length of the longest k-grams.
+        discounts: for each order from 1, the discount of a count of 0, 1, 2, and 3 or more.
+        num_children: number of children of each node shorter than `order`.
+        tokens: the last token of each node except node 0.
+        counts: the count of each node except node 0, from `adjusted_counts`.
     """
 
     gpt_weight: float
@@ -35,7 +36,7 @@ class NgramTree:
 
 
 def ngram_tree(stored: Checkpoint) -> NgramTree | None:
-    """Return the n-gram of the model's whole list; None if the model is not blended with one."""
+    """Return the n-gram of the model's whole list, or None if the model has no blend."""
     blend = stored.training.blend
     if blend is None:
         return None
@@ -68,5 +69,5 @@ def tree(levels: Iterable[Counter[Gram]]) -> tuple[list[int], list[int], list[in
         nodes = [(*node, token) for node in nodes for token in sorted(children.get(node, ()))]
         tokens += [node[-1] for node in nodes]
         counts += [level[node] for node in nodes]
-        assert len(nodes) == len(level)  # each k-gram without its last token was counted, too
+        assert len(nodes) == len(level)  # a k-gram without its last token is counted, too
     return num_children, tokens, counts

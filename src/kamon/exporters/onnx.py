@@ -1,15 +1,15 @@
-"""A model as ONNX: one step of the decoder, for B documents side by side.
+"""A model as ONNX: one step of the decoder, for a batch of B documents.
 
     token         (B,) int64        the last token of each document
-    position      () int64          its place, from 0: that of BOS is 0
-    past_keys     (L, B, H, T, D)   what the steps before gave as present_keys; T is 0 at first
+    position      () int64          the position of these tokens (BOS has 0)
+    past_keys     (L, B, H, T, D)   present_keys of the previous step (T is 0 at first)
     past_values   (L, B, H, T, D)
-    logits        (B, V)            of the token behind it
+    logits        (B, V)            the logits of the next token
     present_keys, present_values    (L, B, H, T + 1, D)
 
-L n_layer, H n_head, D n_embd / n_head, V vocab_size, T = position; all numbers are float32. The
-initializers have the names of `parameter_shapes`. What a program needs beside is in the metadata:
-config and tokenizer as JSON, bos, block_size.
+L is n_layer, H is n_head, D is n_embd / n_head, V is vocab_size and T is the position. All numbers
+except token and position are float32. The initializers have the names of `parameter_shapes`. The
+metadata contains config, tokenizer and special tokens as JSON, bos and block_size.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from kamon.config import Config
     from kamon.storage.checkpoint import Checkpoint
 
-OPSET = 17  # of 2022: old runtimes know it
-IR_VERSION = 8  # that came with it
-MAX_BYTES = 2**31 - (1 << 20)  # of the numbers: protobuf ends at 2 GiB
+OPSET = 17  # from 2022, so that old runtimes can read it
+IR_VERSION = 8  # the version that came with this opset
+MAX_BYTES = 2**31 - (1 << 20)  # of parameters: protobuf allows at most 2 GiB
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def to_onnx(stored: Checkpoint) -> bytes:
-    """Return the file. Raises ConfigError if float32 or a file of 2 GiB cannot hold the model."""
+    """Return the file. ConfigError if the model does not fit in float32 or in 2 GiB."""
     config = stored.config
     if 4 * num_params(config) > MAX_BYTES:
         raise ConfigError(
@@ -57,7 +57,7 @@ def to_onnx(stored: Checkpoint) -> bytes:
     initializers += [
         helper.make_tensor("eps", FLOAT, (), [1e-5]),
         helper.make_tensor("scale", FLOAT, (), [head_dim**-0.5]),
-        helper.make_tensor("heads", INT64, (4,), [0, config.n_head, 1, head_dim]),  # 0: as it is
+        helper.make_tensor("heads", INT64, (4,), [0, config.n_head, 1, head_dim]),  # 0: keep size
         helper.make_tensor("flat", INT64, (2,), [0, config.n_embd]),
         helper.make_tensor("first", INT64, (1,), [0]),
         *(helper.make_tensor(f"layer{i}", INT64, (), [i]) for i in range(config.n_layer)),
@@ -100,7 +100,7 @@ def nodes(config: Config) -> list[NodeProto]:
     operations: list[NodeProto] = []
 
     def add(op: str, *operands: str, out: str = "", **attributes: Any) -> str:
-        """Add an operation, and return the name of its result."""
+        """Add an operation and return the name of its result."""
         name = out or f"x{len(operations)}"
         operations.append(helper.make_node(op, operands, [name], **attributes))
         return name
@@ -113,7 +113,7 @@ def nodes(config: Config) -> list[NodeProto]:
         return add("Div", x, add("Sqrt", add("Add", mean_square, "eps")))
 
     def remembered(past: str, layer: str, new: str) -> str:
-        """Return the keys or values of a layer so far with the new ones, (B, H, T + 1, D)."""
+        """Return the past keys or values of a layer and the new ones, (B, H, T + 1, D)."""
         earlier = add("Gather", past, layer, axis=0)
         return add("Concat", earlier, add("Reshape", new, "heads"), axis=2)
 

@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
-"""A language model in one file: what it learned is below, and only Python is needed to use it.
+"""A language model in one file, which needs only Python.
 
-    python THIS_FILE 20                        twenty new ones
-    python THIS_FILE 20 --temperature 0.7      0: the likeliest token each time, 1: the model's odds
-    python THIS_FILE --complete an             the most probable that begin with "an"
-    python THIS_FILE --score anna              log probability in nats; bits a character
+    python THIS_FILE 20                        print 20 samples
+    python THIS_FILE 20 --temperature 0.7      below 1 more typical, above 1 more varied
+    python THIS_FILE --complete an             print the most probable texts that begin with "an"
+    python THIS_FILE --score anna              print the log probability and the bits per character
 
-Or import it: `sample`, `complete`, `next_tokens` and `score` do the same, and `Decoder` is the
-model itself. Read it from top to bottom:
+You can also import it: `sample`, `complete`, `next_tokens` and `score` do the same, and `Decoder`
+is the model. The parts, from top to bottom:
 
-    1. the GPT        linear, softmax, rmsnorm, attention and a small neural network
-    2. the n-gram     what followed the last tokens in the list, and its mixture with the GPT
-    3. tokens         how text becomes numbers, and back
-    4. draws          random numbers that depend on where they are needed, and on nothing else
-    5. documents      samples, scores, completions
+    1. the GPT          linear, softmax, rmsnorm, attention and a small neural network
+    2. the n-gram       how often each token follows the last ones, and the blend with the GPT
+    3. tokens           from text to numbers and back
+    4. random numbers   each depends only on the seed, the sample and the position
+    5. documents        samples, scores, completions
     6. command line
-    7. what was learned: settings, tokens, weights, counts
+    7. the model        settings, tokens, weights, counts
 
-Sums run from left to right and the GPT has a * b**-1 for a / b, for then every number is that of
-Kamon's scalar engine, to the last bit. Legend of shapes: T positions so far, C N_EMBD, D C /
-N_HEAD, V tokens. A document stands between two BOS; the model sees at most BLOCK_SIZE tokens.
+Every number is bit for bit that of Kamon's scalar engine. Therefore sums run from left to right,
+and the GPT computes a * b**-1 instead of a / b. In shapes, T is the number of positions so far, C
+is N_EMBD, D is C / N_HEAD and V is the number of tokens. Each document has a BOS before and after
+it. The model sees at most BLOCK_SIZE tokens.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ Matrix = list[list[float]]
 
 @cache
 def parameters() -> dict[str, Matrix]:
-    """Every matrix of weights by its name, (out, in)."""
+    """Return the weight matrices by name, each of shape (out, in)."""
     shapes = {"wte": (VOCAB_SIZE, N_EMBD), "wpe": (BLOCK_SIZE, N_EMBD)}
     shapes["lm_head"] = (VOCAB_SIZE, N_EMBD)
     for i in range(N_LAYER):
@@ -69,18 +70,18 @@ def parameters() -> dict[str, Matrix]:
 
 
 def dot(a: Iterable[float], b: Iterable[float]) -> float:
-    """a₀b₀ + a₁b₁ + …"""
+    """Return a₀b₀ + a₁b₁ + …"""
     total: float = reduce(add, map(mul, a, b))
     return total
 
 
 def linear(x: list[float], w: Matrix) -> list[float]:
-    """W x: each output is one row of weights times x."""
+    """Return W x: each output is one row of weights times x."""
     return [dot(row, x) for row in w]
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
-    """Any numbers to probabilities. The largest is subtracted so that no exponential overflows."""
+    """Return probabilities. Subtracting the largest logit keeps exponentials from overflowing."""
     largest = max(logits)
     exps = [math.exp(logit - largest) for logit in logits]
     total = reduce(add, exps)
@@ -88,13 +89,13 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 
 def rmsnorm(x: list[float]) -> list[float]:
-    """The same direction at one length: x / √(mean(x²) + 1e-5)."""
+    """Return x / √(mean(x²) + 1e-5)."""
     scale = (dot(x, x) * len(x) ** -1 + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
 
 def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
-    """Each head adds up the values so far, weighted by softmax(q·k / √D)."""
+    """Return, for each head, the sum of the values so far, weighted by softmax(q·k / √D)."""
     head_dim = N_EMBD // N_HEAD
     out = []
     for start in range(0, N_EMBD, head_dim):
@@ -105,7 +106,7 @@ def attention(q: list[float], keys: Matrix, values: Matrix) -> list[float]:
 
 
 class GptDecoder:
-    """The GPT reads a document token by token, and remembers keys and values (N_LAYER, T, C)."""
+    """A GPT that reads a document token by token. It keeps keys and values, (N_LAYER, T, C)."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -113,7 +114,7 @@ class GptDecoder:
         self.values: list[Matrix] = [[] for _ in range(N_LAYER)]
 
     def push(self, token: int) -> list[float]:
-        """The logits (V,) of the token after this one."""
+        """Read a token and return the logits (V,) of the next one."""
         if self.position == BLOCK_SIZE:
             raise ValueError(f"the model reads at most {BLOCK_SIZE} tokens")
         w = parameters()
@@ -142,17 +143,17 @@ class GptDecoder:
 
 @cache
 def grams() -> tuple[list[int], list[int], list[int]]:
-    """All k-grams that were counted as a tree: (first child of each, last token, count).
+    """Return the counted k-grams as a tree: (first, tokens, counts).
 
-    Number 0 has no token; the children of number i, each with one token more, are the numbers from
-    1 + first[i] to first[i + 1], in the order of their tokens. Number i has tokens[i - 1].
+    Node 0 is the empty k-gram. The children of node i are nodes 1 + first[i] to first[i + 1], in
+    the order of their tokens. The last token of node i is tokens[i - 1], its count counts[i - 1].
     """
     num_children, tokens, counts = json.loads(bz2.decompress(base64.b64decode(NGRAM)))
     return list(accumulate(num_children, initial=0)), tokens, counts
 
 
 def children(context: Sequence[int]) -> slice:
-    """Where the k-grams that continue `context` are in the tokens and counts of `grams`."""
+    """Return the place of the k-grams after `context` in the tokens and counts of `grams`."""
     first, tokens, _ = grams()
     begin, end = 0, first[1]
     for token in context:
@@ -164,10 +165,10 @@ def children(context: Sequence[int]) -> slice:
 
 
 def ngram_probabilities(context: Sequence[int]) -> list[float]:
-    """p (V,) of each token after `context`: interpolated modified Kneser-Ney.
+    """Return p (V,) of each token after `context`: interpolated modified Kneser-Ney.
 
-    From each count a discount is taken, and what was taken goes to the p after the context without
-    its first token; before the empty context all tokens are equally likely. Source: Chen and
+    It subtracts a discount from each count, and gives the sum of the discounts to p after a context
+    that is one token shorter. The discounts of the empty context go to 1 / V. Source: Chen and
     Goodman 1999, doi:10.1006/csla.1999.0128.
     """
     _, tokens, counts = grams()
@@ -177,7 +178,7 @@ def ngram_probabilities(context: Sequence[int]) -> list[float]:
         total = sum(counts[at])
         if not total:
             break
-        classes = [min(count, 3) for count in counts[at]]  # a discount for each
+        classes = [min(count, 3) for count in counts[at]]  # each has its own discount
         taken = dot([classes.count(j) for j in range(4)], DISCOUNTS[size])
         found = [taken / total * p for p in found]
         for token, count, j in zip(tokens[at], counts[at], classes, strict=True):
@@ -186,7 +187,7 @@ def ngram_probabilities(context: Sequence[int]) -> list[float]:
 
 
 class Decoder:
-    """The model reads a document token by token: the GPT, and the n-gram if there is one.
+    """The model, which reads a document token by token. It blends the GPT with the n-gram, if any.
 
     p = GPT_WEIGHT · p of the GPT + (1 − GPT_WEIGHT) · p of the n-gram.
     """
@@ -196,7 +197,7 @@ class Decoder:
         self.tokens: list[int] = []
 
     def push(self, token: int) -> list[float]:
-        """The logits (V,) of the token after this one; with an n-gram they are log p."""
+        """Read a token and return the logits (V,) of the next one. Those of a blend are log p."""
         self.logits = self.gpt.push(token)
         if not NGRAM:
             return self.logits
@@ -207,7 +208,7 @@ class Decoder:
         return [math.log(max(p, sys.float_info.min)) for p in mixed]
 
     def logprob(self, token: int) -> float:
-        """log p in nats of this token, after those that were read."""
+        """Return log p in nats of this token after those that were read."""
         p = softmax(self.logits)[token]
         a = math.log(p) if p else -math.inf
         if not NGRAM or GPT_WEIGHT == 1:
@@ -224,7 +225,7 @@ class Decoder:
 
 
 class Characters:
-    """A token a character, in the order of `pieces`; those of more characters are special."""
+    """One token per character, in the order of `pieces`. Longer pieces are special tokens."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self.pieces = pieces
@@ -232,8 +233,10 @@ class Characters:
         self.special = {piece: token for piece, token in self.tokens.items() if len(piece) > 1}
 
     def normal(self, text: str) -> str:
-        """`text` in the form of the training set: Unicode's NFC, where ö is one character, except
-        for characters without a token whose parts have tokens."""
+        """Return `text` in the form of the training set: Unicode's NFC, if the model uses it.
+
+        A character that has no token is split if its parts have tokens.
+        """
         if not COMPOSED or text.isascii():
             return text
         text = normalize("NFC", text)
@@ -259,16 +262,16 @@ class Characters:
 
 
 class BytePairs:
-    """Tokens 0 to 255 are bytes, 256 + i is the i-th merge of two tokens, then come special ones.
+    """Tokens 0 to 255 are bytes, token 256 + i is merge i of two tokens, special tokens follow.
 
-    Text is split into pieces, each becomes the bytes of its UTF-8, and the merges are made in their
-    order. Here token t is the character chr(t): a merge is then a `str.replace`.
+    Text is split into pieces. The UTF-8 bytes of each piece are merged, in the order of the merges.
+    Here token t is the character chr(t), so that a merge is a `str.replace`.
     """
 
     def __init__(
         self, merges: Sequence[tuple[int, int]], specials: Sequence[str], version: int
     ) -> None:
-        # Version 1 ends a word at each combining mark; later ones keep marks with their letters.
+        # Version 1 ends a word at each combining mark. Version 2 keeps marks with their letters.
         marks = [*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)] if version > 1 else []
         on_letters = "\u200c\u200d" + "".join(c for c in map(chr, marks) if category(c)[0] == "M")
         more = rf"(?:[^\W\d_]|[{on_letters}]){{0,63}}" if version > 1 else r"[^\W\d_]{0,63}"
@@ -285,14 +288,14 @@ class BytePairs:
             self.bytes.append(self.bytes[a] + self.bytes[b])
 
     def merge(self, piece: bytes) -> str:
-        """The tokens of a piece. Of the merges that can be made, the earliest comes first."""
+        """Return the tokens of a piece. The earliest of the possible merges is made first."""
         tokens = piece.decode("latin-1")
         while made := [*filter(None, map(self.made.get, map(add, tokens, tokens[1:])))]:
             tokens = tokens.replace(self.pairs[min(made)], min(made))
         return tokens
 
     def normal(self, text: str) -> str:
-        """`text` in the form of the training set: Unicode's NFC, where ö is one character."""
+        """Return `text` in the form of the training set: Unicode's NFC, if the model uses it."""
         return normalize("NFC", text) if COMPOSED else text
 
     def encode(self, text: str) -> list[int]:
@@ -303,11 +306,11 @@ class BytePairs:
         return b"".join(map(self.bytes.__getitem__, tokens)).decode("utf-8", "replace")
 
     def unfinished(self, tokens: Sequence[int]) -> bytes | None:
-        """The bytes of a character that the tokens begin but do not end; None if not UTF-8."""
+        """Return the bytes of an incomplete last character, or None if this is not UTF-8."""
         return unfinished(b"".join(map(self.bytes.__getitem__, tokens)))
 
     def ruled_out(self, tokens: Sequence[int]) -> set[int]:
-        """The tokens that cannot follow these in a text: a character must be finished first."""
+        """Return the tokens that cannot come next, because they would give invalid UTF-8."""
         end = b"".join(map(self.bytes.__getitem__, tokens[-3:]))[-3:]
         starts = [end[i:] for i in range(len(end)) if end[i] & 0xC0 != 0x80]
         begun = unfinished(starts[-1]) or b"" if starts else b""
@@ -315,7 +318,7 @@ class BytePairs:
         return found | {t for t, each in enumerate(self.bytes) if unfinished(begun + each) is None}
 
     def openings(self, text: str) -> list[tuple[int, ...]]:
-        """All ways in which tokens can begin with `text`, which may end inside a token."""
+        """Return all token sequences that begin with `text`. It may end inside the last token."""
         text = self.normal(text)
         found = {tuple(self.encode(text)): None}
         *before, last = self.split.findall(text)
@@ -335,7 +338,7 @@ class BytePairs:
 
 
 def unfinished(data: bytes) -> bytes | None:
-    """The bytes of a character that `data` begins but does not end, or None if it is not UTF-8."""
+    """Return the bytes of an incomplete last character, or None if this is not UTF-8."""
     try:
         rest = data[codecs.utf_8_decode(data, "strict", False)[1] :]
     except UnicodeDecodeError:
@@ -350,11 +353,11 @@ def tokenizer() -> Characters | BytePairs:
 
 
 def before_answer(prompt: str | None) -> list[int]:
-    """The tokens between BOS and an answer: the prompt, then a special one."""
+    """Return the tokens between BOS and an answer: the prompt and a special token."""
     if prompt is None:
         return []
     if "<|answer|>" not in tokenizer().special:
-        raise ValueError("this model knows no prompts")
+        raise ValueError("this model does not take prompts")
     start = [*tokenizer().encode(prompt), tokenizer().special["<|answer|>"]]
     if len(start) >= BLOCK_SIZE:
         raise ValueError(
@@ -363,14 +366,14 @@ def before_answer(prompt: str | None) -> list[int]:
     return start
 
 
-# ---- 4. Draws ---------------------------------------------------------------------------------
+# ---- 4. Random numbers ------------------------------------------------------------------------
 
 
 def uniform(seed: int, index: int, position: int) -> float:
-    """A float in [0, 1) for the draw at `position` of sample `index`: Philox4x32-10.
+    """Return a float in [0, 1) for the token at `position` of sample `index`: Philox4x32-10.
 
-    Ten rounds scramble a counter under a key, and no draw depends on another. Source: Salmon et al.
-    2011, doi:10.1145/2063384.2063405.
+    Ten rounds mix a counter with a key. No number depends on another. Source: Salmon et al. 2011,
+    doi:10.1145/2063384.2063405.
     """
     mask = 0xFFFFFFFF
     c0, c1, c2, c3 = position & mask, position >> 32 & mask, index & mask, index >> 32 & mask
@@ -383,7 +386,7 @@ def uniform(seed: int, index: int, position: int) -> float:
 
 
 def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
-    """softmax(logits / temperature), or 1 for the largest logit if the quotients overflow."""
+    """Return softmax(logits / temperature), or 1 for the largest logit if that overflows."""
     try:
         scale = temperature**-1
     except ArithmeticError:  # 0, or too small to divide by
@@ -396,7 +399,7 @@ def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
 
 
 def choose(logits: Sequence[float], temperature: float, u: float) -> int:
-    """The token at which the running sum of the probabilities passes u."""
+    """Return the token at which the running sum of the probabilities passes u."""
     running = list(accumulate(probabilities(logits, temperature)))
     return bisect(running, u * running[-1], 0, len(running) - 1)
 
@@ -407,14 +410,14 @@ def choose(logits: Sequence[float], temperature: float, u: float) -> int:
 def sample(
     n: int = 1, temperature: float | None = None, seed: int | None = None, prompt: str | None = None
 ) -> list[str]:
-    """n new documents, or answers to a prompt. Number i depends only on (seed, i)."""
+    """Return n samples: documents, or answers to a prompt. Sample i depends only on (seed, i)."""
     return list(samples(n, temperature, seed, prompt))
 
 
 def samples(
     n: int, temperature: float | None = None, seed: int | None = None, prompt: str | None = None
 ) -> Iterator[str]:
-    """`sample`, one by one."""
+    """Yield the samples of `sample` one by one."""
     temperature = TEMPERATURE if temperature is None else temperature
     seed = SEED if seed is None else seed
     if n < 0:
@@ -435,13 +438,13 @@ def samples(
 def draw(
     index: int, temperature: float, seed: int, before: Sequence[int], valid: bool = False
 ) -> list[int]:
-    """The tokens of sample `index`; only those that a text can have, if `valid`."""
+    """Return the tokens of sample `index`. valid: whether to rule out invalid UTF-8."""
     decoder = Decoder()
     for token in [BOS, *before][:-1]:
         decoder.push(token)
     token = [BOS, *before][-1]
     tokens: list[int] = []
-    # The end is the only special token of a document.
+    # A document has no special token except its end.
     out = {token for token in tokenizer().special.values() if token != BOS}
     for position in range(BLOCK_SIZE - len(before)):
         logits = decoder.push(token)
@@ -457,10 +460,10 @@ def draw(
 
 
 def score(text: str, prompt: str | None = None) -> tuple[float, float]:
-    """(log p of the text and its end in nats, the same in bits a character, the end being one).
+    """Return (log p of the text and its end in nats, bits per character).
 
-    A text that is longer than BLOCK_SIZE is read in windows. Each begins with BOS and the prompt,
-    and half of the rest repeats the window before.
+    The end counts as a character. The model reads a text longer than BLOCK_SIZE in windows. Each
+    begins with BOS and the prompt, and half of the rest overlaps the previous window.
     """
     text = tokenizer().normal(text)
     before = [BOS, *before_answer(prompt)]
@@ -479,7 +482,7 @@ def score(text: str, prompt: str | None = None) -> tuple[float, float]:
 
 
 def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, float]]:
-    """Each token and its probability after `prefix`, the most probable first; the end is ""."""
+    """Return (token, probability) after `prefix`, the most probable first. The end is ""."""
     decoder = Decoder()
     for token in [BOS, *before_answer(prompt), *tokenizer().encode(prefix)]:
         logits = decoder.push(token)
@@ -495,7 +498,7 @@ def log_sum_exp(logits: Sequence[float]) -> float:
 
 
 class Reading:
-    """Logits after tokens. It continues from the tokens before if these begin with them."""
+    """Computes logits. It does not read again the tokens that it has just read."""
 
     def __init__(self) -> None:
         self.read: tuple[int, ...] | None = None
@@ -515,10 +518,10 @@ class Reading:
         return logits
 
 
-# The most tokens that a search reads: fewer of a large model, or of a large vocabulary.
+# A search reads at most READS tokens, fewer if the model or the vocabulary is large.
 READS, WORK, LOOKS = 2_000, 8e6, 1e7
 
-Begun = tuple[float, tuple[int, ...]]  # −log p and the tokens of the beginning of documents
+Begun = tuple[float, tuple[int, ...]]  # a beginning of documents: −log p and its tokens
 
 
 class Search:
@@ -532,11 +535,11 @@ class Search:
         self.special = set(tokenizer().special.values())
 
     def worst(self) -> float:
-        """What a document must cost less than to be among the best."""
+        """Return −log p of the worst of n documents, or infinity if there are fewer."""
         return -self.best[0][0] if len(self.best) == self.n else math.inf
 
     def keep(self, cost: float, tokens: tuple[int, ...]) -> None:
-        # Of the ways to write a document as tokens only that of the tokenizer counts.
+        # Of all token sequences of a text, only that of the tokenizer counts.
         if cost < self.worst() and tokenizer().encode(tokenizer().decode(tokens)) == list(tokens):
             heapq.heappush(self.best, (-cost, tokens))
             if len(self.best) > self.n:
@@ -549,7 +552,7 @@ class Search:
             heapq.heappush(self.left, begun)
 
     def extend(self, begun: Begun) -> list[Begun]:
-        """The extensions that can be among the best; documents that end here are kept at once."""
+        """Keep the document that ends here. Return longer beginnings that can be among the best."""
         cost, tokens = begun
         logits = self.reading.logits(tokens)
         base = cost + log_sum_exp(logits)
@@ -568,15 +571,15 @@ class Search:
         return extensions
 
     def best_first(self, most_reads: int) -> None:
-        """Read the most probable beginning each time, until none can be among the best."""
+        """Always extend the most probable beginning, until none can be among the best."""
         while self.left and self.left[0][0] < self.worst() and self.reading.reads < most_reads:
             for begun in self.extend(heapq.heappop(self.left)):
                 heapq.heappush(self.left, begun)
-            if len(self.left) > 4 * most_reads:  # no more than these can be read
+            if len(self.left) > 4 * most_reads:  # more cannot be read
                 self.left = heapq.nsmallest(most_reads, self.left)
 
     def beam(self, most_reads: int) -> None:
-        """Read only the best beginnings of each length, of those that are left."""
+        """Extend only the most probable of the remaining beginnings of each length."""
         pools: list[list[Begun]] = [[] for _ in range(BLOCK_SIZE)]  # by their length
         for begun in self.left:
             pools[len(begun[1])].append(begun)
@@ -592,12 +595,12 @@ class Search:
 
 
 def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
-    """The n most probable documents that begin with `prefix` and their log p, the best first.
+    """Return the n most probable documents that begin with `prefix` and their log p, best first.
 
-    Beginnings wait in a heap; the most probable one is read and its extensions are put back. No
-    document is more probable than its beginning, so those found are the best as soon as none that
-    waits is above them. If that would take too long, the search goes on with only the best
-    beginnings of each length, and what it adds need not be the best there is.
+    Beginnings are in a heap. The search takes the most probable one and adds its extensions. No
+    document is more probable than its beginning, so the search ends when no beginning is more
+    probable than the documents found. If that takes too long, the search continues with only the
+    best beginnings of each length. The documents that it then adds may not be the best.
     """
     encoded = tokenizer().encode(prefix)
     if not 1 <= n <= 10_000:
@@ -621,7 +624,7 @@ def complete(prefix: str = "", n: int = 10) -> list[tuple[str, float]]:
 
 
 def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """The openings that fit, each with log p in nats that a document begins like it."""
+    """Yield the openings that fit in BLOCK_SIZE, each with its log p in nats."""
     reading = Reading()
 
     @cache
@@ -639,7 +642,7 @@ def with_logprobs(openings: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[i
 
 
 def on_one_line(text: str) -> str:
-    """The text with its line ends escaped."""
+    """Return the text with its line ends escaped."""
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
@@ -647,26 +650,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("n", nargs="?", type=int, help="how many (20; completions 10)")
+    parser.add_argument("n", nargs="?", type=int, help="how many [default: 20, with --complete 10]")
     parser.add_argument(
-        "--temperature", type=float, metavar="T", help=f"of samples ({TEMPERATURE})"
+        "--temperature", type=float, metavar="T", help=f"of samples [default: {TEMPERATURE}]"
     )
-    parser.add_argument("--seed", type=int, help=f"of samples ({SEED})")
-    parser.add_argument("--prompt", help="make, or score, answers to this; if the model knows how")
+    parser.add_argument("--seed", type=int, help=f"of samples [default: {SEED}]")
+    parser.add_argument("--prompt", help="generate or score answers to this prompt")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--score", metavar="TEXT", help="log probability, bits a character")
-    what.add_argument("--complete", metavar="PREFIX", help="the most probable that begin with this")
+    what.add_argument("--score", metavar="TEXT", help="print the log probability of TEXT")
+    what.add_argument("--complete", metavar="PREFIX", help="print the best completions")
     args = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # UTF-8 for pipes and files, whatever the locale
+    if isinstance(sys.stdout, io.TextIOWrapper):  # UTF-8 for pipes and files in any locale
         own = None if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=own, errors="backslashreplace")
     try:
         if args.score is not None:
             logprob, bits = score(args.score, args.prompt)
-            print(f"{logprob:.3f} nats, {bits:.3f} bits a character")
+            print(f"{logprob:.3f} nats, {bits:.3f} bits per character")
         elif args.complete is not None:
             if args.prompt is not None:
-                raise ValueError("completions do not take --prompt")
+                raise ValueError("--complete cannot be combined with --prompt")
             for text, logprob in complete(args.complete, 10 if args.n is None else args.n):
                 print(f"{logprob:10.3f}  {on_one_line(text)}")
         else:
@@ -677,20 +680,20 @@ def main() -> None:
         parser.error(str(error))
 
 
-# ---- 7. What was learned: `kamon export` puts it in --------------------------------------------
+# ---- 7. The model: `kamon export` replaces this part --------------------------------------------
 
 N_LAYER, N_HEAD, N_EMBD = 1, 1, 1
 BLOCK_SIZE, VOCAB_SIZE, BOS = 1, 1, 0
-TEMPERATURE, SEED = 1.0, 0  # of samples, by default
+TEMPERATURE, SEED = 1.0, 0  # defaults for samples
 CHARACTERS: list[str] = []
 MERGES: list[tuple[int, int]] = []
 SPECIALS: list[str] = []
-SPLIT_VERSION = 2  # of the pieces that a text is split into
-COMPOSED = False  # whether texts are brought to NFC
+SPLIT_VERSION = 2  # how text is split into pieces
+COMPOSED = False  # whether text is normalised to NFC
 NUMBER = "f"
 WEIGHTS = ""
 GPT_WEIGHT, ORDER = 1.0, 1
-DISCOUNTS: list[tuple[float, ...]] = []  # of counts 0, 1, 2, 3 or more; by length of context
+DISCOUNTS: list[tuple[float, ...]] = []  # a row per context length, for counts of 0, 1, 2, 3+
 NGRAM = ""
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writing a file completely or not at all."""
+"""Write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def write_synced(path: Path, content: bytes | Iterable[bytes]) -> str:
     """Write a new file, wait until the disk has it, and return its SHA-256 in hexadecimal.
 
-    content: all of it, or its parts.
+    content: the whole content, or its parts.
     """
     written = hashlib.sha256()
     with open(path, "xb") as file:
@@ -25,7 +25,7 @@ def write_synced(path: Path, content: bytes | Iterable[bytes]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's list of names. Windows has no such call."""
+    """Wait until the disk has the folder's list of names. On Windows, do nothing."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

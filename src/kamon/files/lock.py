@@ -1,6 +1,6 @@
-"""A lock: a file that only one process at a time can hold, and that names its holder.
+"""A lock: a file that only one process at a time can hold. It names its holder.
 
-The system releases the lock when a process ends, however it ends. The file itself stays.
+The system releases the lock when the process ends, even if it is killed. The file stays.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAX_LOCK_BYTES = 1000
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock while writing `what`. Raises StoreError if another process holds it."""
+    """Hold the lock while the caller writes `what`. StoreError if another process holds it."""
     while True:
-        # Not through a link: its target would be overwritten.
+        # Do not follow a link, because its target would be overwritten.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags, 0o666)
         if not try_lock(descriptor):
@@ -48,12 +48,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Return whether this process now holds the lock."""
+    """Return True if this process now holds the lock."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            # A byte far after the content, so that others can still read who holds the lock.
+            # Lock a byte far after the content, so that others can still read the content.
             os.lseek(descriptor, 1 << 20, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)

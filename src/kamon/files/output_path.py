@@ -1,4 +1,4 @@
-"""Checks whether a file or a directory may be written, before the work begins."""
+"""Check that Kamon may write a file or a directory, before the work starts."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from kamon.errors import ConfigError, KamonError, StoreError
 
 @contextmanager
 def write_errors(given: str | Path, kind: type[KamonError] = StoreError) -> Iterator[None]:
-    """Turn errors of the operating system into Kamon's. given: the path as the user wrote it."""
+    """Turn errors of the operating system into Kamon's. given: the path that the user typed."""
     try:
         yield
-    except KamonError:  # some are ValueErrors, too
+    except KamonError:  # some are also ValueErrors
         raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: the name has a NUL
         reason = getattr(error, "strerror", None) or error
         shown = repr(str(given)) if isinstance(error, ValueError) else given
         raise kind(f"cannot write {shown}: {reason}") from None
 
 
 def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> Path:
-    """Return the path of a file that may be written.
+    """Return the path of a file that Kamon may write.
 
-    folder: whether its folder must exist already.
+    folder: whether its folder must already exist.
 
-    Raises: StoreError if the file is there and `overwrite` is False, or if it cannot be written.
+    Raises: StoreError if the file exists and `overwrite` is False, or Kamon cannot write it.
     """
     path = Path(output)
     with write_errors(output):
         if not str(output):
             raise StoreError("the output name is empty", "give a file name with -o")
         with suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(output)  # raises an error for a name that no file can have
+            os.lstat(output)  # raises an error if no file can have this name
         if path.is_dir():
             raise StoreError(f"{path} is a directory", "choose another name with -o")
         if path.exists() and not path.is_file():
@@ -55,7 +55,7 @@ def check_file(output: str | Path, *, overwrite: bool, folder: bool = False) -> 
 
 
 def check_not_input(output: str | Path, source: str, kind: type[KamonError] = ConfigError) -> None:
-    """Raise an error of this kind if the output is the input, "-" being stdin."""
+    """Raise an error of this kind if the output is the input. source: "-" is stdin."""
     try:
         same = os.path.samestat(os.stat(output), os.fstat(0) if source == "-" else os.stat(source))
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def check_not_input(output: str | Path, source: str, kind: type[KamonError] = Co
 
 
 def check_directory(path: Path, given: str, what: str) -> None:
-    """Raise StoreError if no directory of ours can be at this path. what: "the model"."""
+    """Raise StoreError if Kamon cannot write a directory at this path. what: "the model"."""
     if path.resolve() == Path.cwd():
         raise StoreError(f"{given} is the current directory", f"give a new directory for {what}")
     if path.is_symlink() or (path.exists() and not path.is_dir()):

@@ -1,7 +1,7 @@
-"""Many numbers or bytes: in memory while they are few, otherwise in a temporary file.
+"""Arrays of numbers or bytes: small ones in memory, large ones in a temporary file.
 
-The file is mapped, and the system keeps in memory what fits. So a list may be larger than memory.
-The file has no name. It is in the folder of temporary files (TMPDIR), and is deleted after use.
+The file is mapped into memory, so a list may be larger than memory. It is in the folder of
+temporary files (TMPDIR), has no name, and is deleted after use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def zeros(num_bytes: int) -> Buffer:
     if num_bytes <= MAX_IN_MEMORY:
         return bytearray(num_bytes)
     with enough_room(), tempfile.TemporaryFile() as file:
-        # Without room on the disk, a later write to mapped memory would end the process.
+        # Fill the file now: if the disk is full, a later write to the map would kill the process.
         for _ in range(num_bytes // BLOCK + 1):
             file.write(bytes(BLOCK))
         file.flush()
@@ -46,7 +46,7 @@ def enough_room() -> Iterator[None]:
 
 
 class SpillBuffer:
-    """Bytes that arrive one after the other."""
+    """A buffer that grows."""
 
     def __init__(self) -> None:
         self.bytes = bytearray()
@@ -64,7 +64,7 @@ class SpillBuffer:
             self.file.write(more)
 
     def finish(self) -> Buffer:
-        """Return all bytes. Nothing can be added afterwards."""
+        """Return all bytes. You cannot add bytes afterwards."""
         if not self.file:
             return self.bytes
         with enough_room(), self.file as file:
@@ -73,7 +73,7 @@ class SpillBuffer:
 
 
 def numbers_of(buffer: Buffer, typecode: str) -> IntArray:
-    """Return the bytes as numbers of this type of `array`."""
+    """Return the bytes as numbers of this `array` type."""
     if isinstance(buffer, bytearray):
         return array(typecode, buffer)
     return memoryview(buffer).cast(typecode)  # type: ignore[call-overload,no-any-return]

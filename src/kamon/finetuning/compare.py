@@ -1,9 +1,9 @@
-"""A comparison of fine-tuned models with their base: the KL, what it gained, and what it cost.
+"""Compare fine-tuned models with their base: the KL, the reward gained, and the loss it cost.
 
-Everything is measured at temperature 1, the model's own distribution. Documents without a prompt
-have no special tokens. So they are measured by a model without these tokens (`plain`), and their
-probability adds nothing to the KL. With a prompt, samples, KL and rewards are those of answers to
-it, by the models as they are. Shares are from 0 to 1, lengths in characters.
+Kamon measures everything at temperature 1, the model's own distribution. Documents without a prompt
+have no special tokens. So Kamon removes these tokens from the model first (`plain`), and their
+probability adds nothing to the KL. With a prompt, samples, KL and rewards are of answers to it, and
+the models keep their special tokens. Shares are from 0 to 1, lengths in characters.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kamon.tokenizers.prompts import knows_prompts, prompt_prefix
 RewardFunction = Callable[[Sequence[str]], Sequence[float | None]]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 INFINITE = "the base cannot read its samples, or gives one no probability"
-MAX_EVAL_DOCS = 20_000  # documents of the list on which the loss is measured
+MAX_EVAL_DOCS = 20_000  # documents of the list that the loss is measured on
 MAX_EVAL_DOCS_SLOW = 500  # the same for an engine without fused calls
 
 
@@ -53,19 +53,19 @@ class ModelMetrics:
     """The measurements of one model against its base. The base has a KL of 0 and a win rate of ½.
 
     Attributes:
-        samples: sample i of every model uses the same random draws.
+        samples: sample i of every model uses the same random numbers.
         unique, novel: shares of unique samples, and of those that are not in the base's list.
         finished: share of samples that the model ended within its block_size.
-        mean_length: of the samples.
+        mean_length: the mean length of the samples.
         kl: KL(model ‖ base) in nats per document. It is the mean of log p(text) − log p_base(text)
             over the num_read samples that both models can read, minus the log of their share. Each
             model uses its own tokens for a text.
-        kl_error: its standard error.
-        rewards: of the samples that can be judged.
+        kl_error: the standard error of the KL.
+        rewards: the rewards of the samples that the judge can read.
         win_rate, win_interval: see `metrics.win_rate`. Without a judge, these and rewards are None.
         loss, base_loss: loss of the model and of the base on num_docs documents of the base's list
             that both can read, in nats per token of the base.
-        notes: sentences that a reader of these figures must know.
+        notes: warnings about these figures, one sentence each.
     """
 
     name: str
@@ -91,10 +91,10 @@ class Comparison:
     """The measurements of the base and of the fine-tuned models.
 
     Attributes:
-        n, seed: of the samples.
-        held_out: True if losses are of the base's validation set.
+        n, seed: the number of samples per model, and their seed.
+        held_out: True if the losses are of the base's validation set.
         in_list: samples that are in the base's list.
-        prompt: samples answer this prompt.
+        prompt: the prompt that the samples answer.
     """
 
     base: ModelMetrics
@@ -120,21 +120,21 @@ def compare(
     prompt: str | None = None,
     name: str = "base",
 ) -> Comparison:
-    """Compare fine-tuned models with their base, by n samples each and by the base's list.
+    """Return a comparison of fine-tuned models with their base.
 
-    Fine-tuning changes only the GPT of a model. So Kamon compares the GPTs, without the n-gram of
-    a blend.
+    Kamon measures n samples of each model, and the loss on the base's list. Fine-tuning changes
+    only the GPT of a model, so Kamon leaves out the n-gram of a blend.
 
     Args:
         base: a model, or its directory.
         tuned: models or their directories, by name.
-        seed: of the samples. Default: the base's.
+        seed: the seed of the samples. Default: the base's.
         judge: returns a reward for each text, or None for a text that it cannot judge.
-        prompt: samples answer this prompt.
-        name: of the base.
+        prompt: the prompt that the samples answer.
+        name: the name of the base in the result.
 
-    Raises: ConfigError for a model of running text, for a reward model, for a model that knows no
-        prompts if one is given, and for n below 2.
+    Raises: ConfigError for a model of running text or a reward model, and for n below 2. With a
+        prompt, also for a model that knows no prompts.
 
     >>> import kamon
     >>> model = kamon.train(["anna", "hanna", "nora"], num_steps=2)
@@ -186,9 +186,9 @@ class ModelUnderTest:
     """A model with its samples and their rewards.
 
     Attributes:
-        plain: the model without special tokens, which draws the samples if there is no prompt.
+        plain: the model without special tokens. Without a prompt, the samples come from it.
         finished: share of samples that the model ended within its block_size.
-        blended: whether the model was given with an n-gram, which is left out.
+        blended: True if the model was given with an n-gram, which Kamon leaves out.
     """
 
     name: str
@@ -230,8 +230,8 @@ class ModelUnderTest:
 def plain(model: Model) -> Model:
     """Return the model without special tokens other than BOS.
 
-    The remaining tokens keep the proportions of their probabilities. The best engine computes the
-    new model, in the same dtype.
+    The probabilities of the other tokens keep their proportions. The new model uses the best
+    engine, with the same dtype.
     """
     tokenizer = model.tokenizer
     dropped = set(tokenizer.special.values()) - {tokenizer.bos}
@@ -267,7 +267,10 @@ def plain(model: Model) -> Model:
 def compare_to_base(
     base: ModelUnderTest, other: ModelUnderTest, listed: set[str], docs: list[str]
 ) -> ModelMetrics:
-    """Measure one model. listed: the base's list; docs: documents on which to measure the loss."""
+    """Return the measurements of one model.
+
+    listed: the base's list. docs: the documents to measure the loss on.
+    """
     n, prompt = len(other.texts), other.prompt
     read = readable(base.model, other.model, other.texts, prompt)
     texts = list(compress(other.texts, read))
@@ -288,7 +291,7 @@ def compare_to_base(
         wins, interval = win_rate(other.rewards, base.rewards) or (None, None)
     sentences = notes(base, other, n - len(texts), len(docs) - len(tested))
     if not math.isfinite(kl):
-        sentences.append(f"{other.name} is at no finite distance: {INFINITE}")
+        sentences.append(f"the KL of {other.name} is infinite: {INFINITE}")
     return ModelMetrics(
         name=other.name,
         samples=other.texts,
@@ -356,11 +359,11 @@ def same_tokens(base: Model, other: Model) -> bool:
 
 
 def by_reward_model(reward: Model | str | Path, prompt: str | None = None) -> RewardFunction:
-    """Return a judge that uses a reward model; it returns None for a text that it cannot read.
+    """Return a judge that uses a reward model. It returns None for a text that it cannot read.
 
     Args:
         reward: the reward model, or its directory.
-        prompt: each text is an answer to this prompt.
+        prompt: the prompt that the texts answer.
     """
     model = as_model(reward, "the reward model")
     check_prompt(model, prompt)
@@ -399,7 +402,7 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def fulfilling(*models: ModelUnderTest) -> set[str] | None:
-    """Return the samples that fulfil the rule, or None if the rewards are not those of a rule."""
+    """Return the samples that satisfy the rule, or None if the rewards do not come from a rule."""
     if any(m.rewards is None for m in models):
         return None
     rewards = {t: r for m in models for t, r in zip(m.texts, m.rewards or (), strict=True)}
@@ -411,7 +414,7 @@ def fulfilling(*models: ModelUnderTest) -> set[str] | None:
 def notes(
     base: ModelUnderTest, other: ModelUnderTest, num_samples: int, num_docs: int
 ) -> list[str]:
-    """Return sentences about signs of reward hacking, and about what cannot be compared.
+    """Return a sentence for each sign of reward hacking, and for each thing that Kamon left out.
 
     num_samples, num_docs: how many samples, and documents of the list, were left out.
     """
@@ -422,26 +425,26 @@ def notes(
     lists = [m.model.training.corpus.sha256 for m in (base, other)]
     if lists[0] != lists[1]:
         sentences.append(
-            f"{other.name} comes from another list than {base.name}: novelty and losses are by "
-            f"that of {base.name}"
+            f"{other.name} comes from another list than {base.name}, so novelty and losses use "
+            f"the list of {base.name}"
         )
     if not same_tokens(base.model, other.model):
         sentences.append(
-            f"{other.name} has other tokens than {base.name}: probabilities are those of whole "
-            "texts, each by the tokens that a model has for it"
+            f"{other.name} has other tokens than {base.name}, so Kamon compares the probabilities "
+            "of whole texts, and each model uses its own tokens"
         )
     if other.rewards is not None and None in other.rewards:
         num_unjudged = sum(reward is None for reward in other.rewards)
         sentences.append(
-            f"{num_unjudged:,} of {len(other.texts):,} samples of {other.name} cannot be judged: "
+            f"{num_unjudged:,} of {len(other.texts):,} samples of {other.name} have no reward: "
             "they are too long for the reward model, or have characters that it does not know"
         )
     counts = {f"of {len(other.texts):,} samples": num_samples, "documents of the list": num_docs}
     left_out = [f"{n:,} {what}" for what, n in counts.items() if n]
     if left_out:
         sentences.append(
-            f"{' and '.join(left_out)} left out of the KL and losses of {other.name}: only one of "
-            "the two models can read them"
+            f"the KL and losses of {other.name} leave out {' and '.join(left_out)}, because only "
+            "one of the two models can read them"
         )
     return sentences
 
@@ -450,9 +453,9 @@ def notes(
 
 
 def frontier_points(comparison: Comparison, by_wins: bool) -> list[tuple[float, float, float]]:
-    """Return (win rate or mean reward, its 95% interval) of each model of `comparison.all`.
+    """Return the win rate or mean reward and its 95% interval for each model of `comparison.all`.
 
-    Raises: ConfigError if nothing was judged.
+    Raises: ConfigError if there was no judge.
     """
     points = []
     for m in comparison.all:
@@ -470,7 +473,9 @@ def frontier_points(comparison: Comparison, by_wins: bool) -> list[tuple[float, 
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return which points (KL, height) no other dominates, by less KL or by more height.
+    """Return True for each point (KL, height) that no other point dominates.
+
+    A point dominates another one with less KL and no less height, or more height and no more KL.
 
     >>> pareto_front([(0, 0.5), (2, 0.7), (3, 0.6), (5, 0.9)])
     [True, True, False, True]

@@ -1,7 +1,7 @@
 """Direct preference optimisation: DPO and IPO, which learn from pairs without a reward model.
 
-The frozen reference is the base model. Its log-probabilities of both answers of a pair are computed
-once and kept with the pair. Its parameters are kept to measure how far the model has moved.
+The frozen reference is the base model. Kamon computes its log-probabilities of both answers once
+and keeps them with the pair. It keeps the base's parameters to measure how far the model has moved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LOSSES = ("dpo", "ipo")
 BETA = 0.3
 BATCH_SIZE = 64  # pairs in a step
 EPOCHS = 4
-PICKED = {  # settings that are not the base's
+PICKED = {  # defaults that differ from the base's settings
     "batch_size": BATCH_SIZE,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0.0007,
@@ -49,13 +49,13 @@ PICKED = {  # settings that are not the base's
     "dropout": 0.0,
 }
 MIN_STEPS = 20
-NUM_PAIRS = 1000  # of the built-in pairs, or made by a rule
-SAMPLES_PER_PAIR = 4  # drawn to make pairs by a rule
-HELD_OUT_SHARE = 4  # of the built-in pairs, one is held out for this many that are learned
-NUM_WATCHED = 250  # samples by which the KL is measured during the run
-NUM_MEASURED = 1000  # and at the end
-SLOWDOWN = 20  # an engine without fused calls draws fewer samples, by this factor
-ACCEPTED_SETTINGS = ("temperature",)  # settings besides those of every kind
+NUM_PAIRS = 1000  # built-in pairs, or pairs made with a rule
+SAMPLES_PER_PAIR = 4  # samples to generate for each pair made with a rule
+HELD_OUT_SHARE = 4  # built-in training pairs per validation pair
+NUM_WATCHED = 250  # samples to measure the KL with during the run
+NUM_MEASURED = 1000  # the same at the end
+SLOWDOWN = 20  # an engine without fused calls divides these two by this factor
+ACCEPTED_SETTINGS = ("temperature",)  # settings besides `loop.SETTINGS`
 Watch = Callable[[dict[str, float]], None]
 Judge = Callable[[str], float | None]
 
@@ -66,8 +66,8 @@ class Pairs:
 
     Attributes:
         spans: where each answer begins and ends.
-        ref: log p of each answer by the reference, in nats; 0 if it is not known yet.
-        num_cut: answers that are too long for the model; only their beginning is learned.
+        ref: the reference's log p of each answer in nats, or 0 before Kamon has computed it.
+        num_cut: answers that are too long for the model. It learns only their beginning.
     """
 
     tokens: Sequence[Sequence[int]]
@@ -103,7 +103,7 @@ def tokenize_pairs(
 ) -> Pairs:
     """Return the pairs as tokens, cut to block_size.
 
-    Raises: TokenizerError for a character that the model does not know; ConfigError if a prompt
+    Raises: TokenizerError for a character that the model does not know, and ConfigError if a prompt
         leaves no room for an answer. Both name the pair.
     """
     encoded = []
@@ -145,10 +145,11 @@ class DPOConfig:
 
     Attributes:
         beta: strength of the KL penalty towards the base.
-        loss: "dpo" (the paper's, which TRL calls sigmoid) or "ipo".
-        label_smoothing: share of pairs that are assumed to be the wrong way round.
-        max_kl: KL to the base, in nats per document, at which the run ends; None for no limit.
-        prefer: the rule that made the pairs, if one did.
+        loss: "dpo" (the loss of the paper, which TRL calls sigmoid) or "ipo".
+        label_smoothing: assumed share of pairs that are the wrong way round.
+        max_kl: the run ends if its KL to the base exceeds this, in nats per document. None for no
+            limit.
+        prefer: the rule that made the pairs, or None.
     """
 
     beta: float = BETA
@@ -171,7 +172,7 @@ class DPOConfig:
             require_positive("max_kl", self.max_kl)
 
     def settings(self) -> dict[str, Any]:
-        """Return what training.json keeps."""
+        """Return the settings as training.json keeps them."""
         return {
             "loss": self.loss,
             "beta": float(self.beta),
@@ -181,7 +182,7 @@ class DPOConfig:
         }
 
     def weights(self, logprobs: Sequence[float], ref: Sequence[float]) -> list[float]:
-        """Return −∂L/∂log p of every answer: first all chosen, then all rejected."""
+        """Return −∂L/∂log p of every answer: first all chosen ones, then all rejected ones."""
         margins = margins_of(logprobs, ref)
         if self.loss == "ipo":
             chosen = ipo_weights(margins, self.beta)
@@ -193,7 +194,7 @@ class DPOConfig:
         """Return the loss, the accuracy and the mean margin of the implicit reward.
 
         The implicit reward is β·(log p − log p of the reference). The accuracy is the share of
-        pairs whose chosen answer has the larger one; ties count as half.
+        pairs whose chosen answer has the larger reward. Ties count as half.
         """
         margins = margins_of(logprobs, ref)
         if self.loss == "ipo":
@@ -213,7 +214,7 @@ class DPO(loop.FineTuneMethod):
     """Learns to prefer the chosen answer of each pair.
 
     Args:
-        watch: is called with loss, accuracy, margin and KL whenever they are measured.
+        watch: a function that Kamon calls with loss, accuracy, margin and KL at each evaluation.
         sample_at_end: measure samples of the final model.
     """
 
@@ -258,7 +259,7 @@ class DPO(loop.FineTuneMethod):
         return self.objective.measure(logprobs, pairs.ref)
 
     def evaluate(self, engine: Engine) -> float | None:
-        """Return the loss of the held-out pairs, or infinity beyond max_kl."""
+        """Return the validation loss, or infinity if the KL exceeds max_kl."""
         if not (self.num_held_out or self.watch or self.objective.max_kl is not None):
             return None
         measured = self.measure(engine)
@@ -269,7 +270,7 @@ class DPO(loop.FineTuneMethod):
         return math.inf if self.should_end() else measured["loss"]
 
     def measure(self, engine: Engine) -> dict[str, float]:
-        """Return loss, accuracy and margin of the pairs, and the KL if anyone needs it."""
+        """Return loss, accuracy and margin of the pairs, and the KL if max_kl or watch is set."""
         pairs = self.measured_pairs
         measured = self.objective.measure(pairs.logprobs(engine), pairs.ref)
         self.kl = 0.0
@@ -297,7 +298,7 @@ class DPO(loop.FineTuneMethod):
 
 
 def prompt_of(spec: loop.FineTuneSpec) -> str | None:
-    """Return the prompt by which samples are measured: that of the first pair that has one."""
+    """Return the prompt for the samples that Kamon measures: the first one in the pairs."""
     return next((pair["prompt"] for pair in spec.examples if pair.get("prompt")), None)
 
 
@@ -307,16 +308,16 @@ def model_of(spec: loop.FineTuneSpec, engine: Engine) -> Model:
 
 
 def rule_of(spec: loop.FineTuneSpec) -> Rule | None:
-    """Return the rule that made the pairs, if one did."""
+    """Return the rule that made the pairs, or None."""
     text = spec.settings.get("prefer")
     return None if text is None else parse_rule(text)
 
 
 def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
-    """Return the reward of a text by what made the pairs, or None for a user's own pairs.
+    """Return a function that rewards a text, or None for a user's own pairs.
 
-    By a rule, the reward is 1 if the text satisfies it, or else 0. By the built-in pairs, it is how
-    often the name was given.
+    If a rule made the pairs, the reward is 1 for a text that satisfies it, or else 0. For the
+    built-in pairs, the reward is how often the name was given.
     """
     if rule := rule_of(spec):
         return lambda text: float(rule(text))
@@ -327,12 +328,14 @@ def judge_from(spec: loop.FineTuneSpec) -> Judge | None:
 
 
 def sample_metrics(spec: loop.FineTuneSpec, engine: Engine, base: Model, n: int) -> dict[str, Any]:
-    """Measure the model in `engine` by n samples of it and of its base, at temperature 1.
+    """Compare n samples of the model in `engine` with n of its base, at temperature 1.
 
-    Returns: what training.json keeps. fulfilled: shares of samples that satisfy the rule, if there
-        is one. kl: to the base, in nats per document, with its standard error. win_rate: see
-        `metrics.win_rate`; None if nothing can be judged. judged: share of pairs of samples that
-        can be judged. collapse: a sentence for each sign of reward hacking.
+    Returns: measurements for training.json.
+        fulfilled, base_fulfilled: shares of samples that satisfy the rule, if there is one.
+        kl, kl_error: the KL to the base, in nats per document, and its standard error.
+        win_rate: see `metrics.win_rate`. None without a judge.
+        judged: share of sample pairs that the judge can compare.
+        collapse: a sentence for each sign of reward hacking.
     """
     tuned, seed, prompt = model_of(spec, engine), spec.config.seed, prompt_of(spec)
     judge, rule = judge_from(spec), rule_of(spec)
@@ -369,7 +372,7 @@ def sample_metrics(spec: loop.FineTuneSpec, engine: Engine, base: Model, n: int)
 def examples_from(
     model: Model, data: Data | None, prefer: str | None, num_pairs: int, seed: int
 ) -> tuple[list[loop.Example], str, int]:
-    """Return (pairs, some of them held out; their source; how many pairs were left out)."""
+    """Return (the pairs of both sets, their source, how many pairs were left out)."""
     if (data is None) == (prefer is None):
         raise ConfigError("give either pairs (a file or a name) or a rule")
     num_pairs = require_int("the number of pairs", num_pairs, 1, preferences.MAX_PAIRS)
@@ -391,7 +394,7 @@ def examples_from(
 
 
 def pairs_by_rule(model: Model, prefer: str, num_pairs: int, seed: int) -> Divided:
-    """Return pairs of the model's own samples, of which one satisfies the rule.
+    """Return pairs of the model's own samples: one satisfies the rule, the other does not.
 
     No text is in both sets.
     """
@@ -428,27 +431,28 @@ def dpo(
     Args:
         model: the base, or its directory.
         data: a JSON Lines file of pairs and ratings, a list of `Preference` and `Rating`, or
-            "common": built-in pairs of first names, of which the more common one is preferred.
-            About a tenth is held out, and shares no text with the others.
+            "common": built-in pairs of first names that prefer the more common one. About a tenth
+            is the validation set, which shares no text with the training set.
         prefer: a rule (see `parse_rule`) instead of `data`. The pairs are then samples of the
             model itself.
-        num_pairs: pairs to make, for "common" and for a rule.
+        num_pairs: number of pairs to make for "common" or a rule.
         beta: strength of the KL penalty towards the base.
         loss: "dpo" or "ipo".
-        label_smoothing: share of pairs that are assumed to be the wrong way round.
-        max_kl: limit of the KL to the base, in nats per document. A run that exceeds it ends, and
-            the best model within the limit is returned.
-        on_measured: is called with loss, accuracy, margin and KL whenever they are measured.
-        options: batch_size (pairs in a step), the other settings of `loop.SETTINGS`, and
-            temperature, by default chosen for the number of pairs; engine, output and the like.
+        label_smoothing: assumed share of pairs that are the wrong way round.
+        max_kl: limit of the KL to the base, in nats per document. Kamon ends a run that exceeds it
+            and returns the best model within the limit.
+        on_measured: a function that Kamon calls with loss, accuracy, margin and KL at each
+            evaluation.
+        options: batch_size (pairs in a step), temperature, and the other settings of
+            `loop.SETTINGS`. Also engine, output and the other options of `kamon.train`.
 
-    The latter, and errors, are those of `kamon.train`.
+    Raises: the errors of `kamon.train`.
     """
     objective = DPOConfig(beta, loss, label_smoothing, max_kl, prefer)
     engine, run, settings = loop.run_arguments(options)
     engine = replace(engine, name=engine.name or best_engine())
     base = as_model(model, "the base", threads=engine.threads).without_blend()
-    base.check_documents("preferences are between documents")
+    base.check_documents("DPO")
     seed = require_int("seed", settings.get("seed", base.config.seed))
     examples, source, num_left_out = examples_from(base, data, prefer, num_pairs, seed)
     reference = engine.create(base.config)
@@ -464,7 +468,7 @@ def dpo(
 
 
 def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) -> Model:
-    """Finish an interrupted run of `dpo` in `path`; the model is the same, bit for bit.
+    """Finish an interrupted run of `dpo` in `path`. The model is the same, bit for bit.
 
     Args:
         how: see `resume_fine_tuning`.
@@ -473,7 +477,7 @@ def resume(path: str | Path, *, on_measured: Watch | None = None, **how: Any) ->
 
 
 def num_cut(spec: loop.FineTuneSpec) -> int:
-    """Return how many answers are too long for the model; only their beginning is learned."""
+    """Return how many answers are too long for the model, which learns only their beginning."""
     return tokenize_pairs(spec.tokenizer, spec.config.block_size, spec.examples).num_cut
 
 
@@ -487,8 +491,8 @@ def make_spec(
 ) -> loop.FineTuneSpec:
     """Return the spec of a run on these pairs, without the settings of its objective.
 
-    record: what is kept of the base (see `base_of`).
-    settings: of Config, over the defaults.
+    record: the record of the base (see `base_of`).
+    settings: settings of Config that replace the defaults.
     """
     settings = checked_settings(settings)
     num_pairs = sum(not example.get("held_out") for example in examples)

@@ -1,7 +1,7 @@
-"""New tokens and positions for a trained model, which hardly change its predictions.
+"""Add tokens and positions to a trained model, and hardly change its predictions.
 
-New tokens and positions follow the old ones. The logits of old tokens keep every bit. How much
-probability a new token takes from them depends only on its row of lm_head.
+New tokens and positions follow the old ones. The logits of old tokens keep every bit. A new token
+takes some probability from them, and only its row of lm_head decides how much.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.bpe import BytePairTokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-UNLIKELY_NATS = 10.0  # −log p of a new token at first: p is about e⁻¹⁰ = 0.00005
-MAX_TOKENS_READ = 500  # of the documents by which the row of a new token is computed
-MAX_ROUNDS = 50  # of conjugate gradients
-TOLERANCE = 1e-3  # they end if the residual is this small, relative to the first one
+UNLIKELY_NATS = 10.0  # initial −log p of a new token: p is about e⁻¹⁰ = 0.00005
+MAX_TOKENS_READ = 500  # tokens of the documents that the row of a new token is computed from
+MAX_ROUNDS = 50  # rounds of conjugate gradients
+TOLERANCE = 1e-3  # the rounds end if the residual is this small, relative to the first one
 
 
 def expand_vocab(
@@ -43,18 +43,18 @@ def expand_vocab(
 ) -> tuple[Config, Tokenizer, array[float]]:
     """Return the model with more characters, special tokens and positions.
 
-    New rows of wte and wpe are drawn by config.seed, with the mean and deviation of each column of
-    the old rows. All new rows of lm_head are equal: they give a new token a probability of about
+    New rows of wte and wpe are random (config.seed), with the mean and deviation of each column of
+    the old rows. All new rows of lm_head are equal. They give a new token a probability of about
     e^−UNLIKELY_NATS after the prefixes of `docs`. Without a reader they are 0, an average logit.
 
     Args:
-        params: flat, in the order of `parameter_shapes`, as are the new ones.
-        chars: characters; those that the tokenizer knows are ignored.
-        specials: names of special tokens.
-        block_size: the new one. Default: unchanged.
+        params: flat, in the order of `parameter_shapes`. The result has the same order.
+        chars: characters to add. Characters that the tokenizer knows are ignored.
+        specials: names of special tokens to add.
+        block_size: the new block_size. Default: unchanged.
         reader: an engine with `params`, which reads `docs`.
 
-    Raises: ConfigError for a smaller block_size; TokenizerError for a special token that exists.
+    Raises: ConfigError for a smaller block_size, TokenizerError for a special token that exists.
     """
     added = sorted(tokenizer.unknown(set(chars)))
     names = list(specials)
@@ -90,7 +90,7 @@ def expand_vocab(
 
 
 def rows_like(old: array[float], width: int, num_rows: int, rng: random.Random) -> array[float]:
-    """Draw rows from normal distributions with the mean and deviation of each old column."""
+    """Return random rows, normally distributed with the mean and deviation of each old column."""
     drawn = mersenne.gauss(rng, 1.0, num_rows * width)
     for column in range(width):
         numbers = old[column::width]
@@ -103,11 +103,11 @@ def rows_like(old: array[float], width: int, num_rows: int, rng: random.Random) 
 def unlikely_row(rows: Sequence[Sequence[float]], reader: Engine, docs: PackedBatch) -> list[float]:
     """Return a row (C,) of lm_head for tokens that these documents do not have.
 
-    The row solves row · h = log Σ exp(logits) − UNLIKELY_NATS in least squares, over the hidden
-    states h (C,) that the documents lead to. Engines return the logits W h, but not h. So the row
-    is a mixture Σ a_v W_v of the old rows, whose logit is the same mixture of their logits. The
-    method is conjugate gradients on the normal equations (CGLS, Hestenes and Stiefel 1952), which
-    tolerates rows that are nearly equal.
+    The row solves row · h = log Σ exp(logits) − UNLIKELY_NATS by least squares, over the hidden
+    states h (C,) of these documents. Engines return the logits W h, but not h. So Kamon looks for
+    a mixture Σ a_v W_v of the old rows: its logit is the same mixture of their logits. The method
+    is conjugate gradients on the normal equations (CGLS, Hestenes and Stiefel 1952). It tolerates
+    rows that are nearly equal.
     """
     logits: list[Sequence[float]] = []
     for tokens in docs:

@@ -1,10 +1,10 @@
-"""Built-in instructions, which describe the name that is wanted, and a measure of obedience.
+"""Built-in instructions that ask for a kind of name, and a measure of how well a model obeys them.
 
-A prompt has up to three parts, always in this order: `girl` or `boy`, the first letter, the number
-of letters: "girl, m, 5", "boy", "a, 7". Its answer is a name of the built-in list that fits. Rare
-names, and names of both sexes, are no answers, because their sex is uncertain. Boys' names are
-repeated until they outnumber the girls' names with the same first letter. Otherwise the model would
-prefer girls' names, of which the list has more.
+A prompt has up to three parts, always in this order: `girl` or `boy`, the first letter, and the
+number of letters, such as "girl, m, 5", "boy" or "a, 7". Its answer is a name of the built-in list
+that fits. Rare names, and names of both sexes, are left out, because their sex is uncertain. Boys'
+names are repeated until they outnumber the girls' names with the same first letter. Otherwise the
+model would prefer girls' names, because the list has more of them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TASKS = {  # the parts of a prompt: sex, first letter, length
 }
 PARTIAL = [(bool(n & 1), bool(n & 2), bool(n & 4)) for n in range(1, 7)]
 WORDS = {"F": "girl", "M": "boy"}
-MIN_BIRTHS = 80  # an answer is a name that was given at least this often
-MIN_SHARE = 0.95  # … and this share of the times to one sex
+MIN_BIRTHS = 80  # how often a name must have been given to be an answer
+MIN_SHARE = 0.95  # … and the share of these times that it must have been given to one sex
 NUM_WHOLE = 5  # examples per name with all parts of the task
-NUM_PARTIAL = 1  # … and, for `instructions`, with some of them
-BOYS_PER_GIRL = 1.75  # examples, with each first letter
+NUM_PARTIAL = 1  # … and, for `instructions`, with some of the parts
+BOYS_PER_GIRL = 1.75  # ratio of examples, for each first letter
 MAX_REPEATED = 40  # examples per name
-MIN_NAMES = 50  # an instruction of `obedience` fits at least this many names
-NUM_ANSWERS = 2  # to each of them
+MIN_NAMES = 50  # names that an instruction of `obedience` must fit
+NUM_ANSWERS = 2  # answers to each of these instructions
 
 
 def prompt_for(name: str, sex: str, parts: tuple[bool, bool, bool]) -> str:
@@ -76,7 +76,7 @@ def instructions() -> list[tuple[str, str, int]]:
 def obedience(
     engine: Engine, tokenizer: Tokenizer, temperature: float = 0.5, seed: int = 42
 ) -> dict[str, float]:
-    """Measure NUM_ANSWERS answers to each of `instructions`."""
+    """Generate NUM_ANSWERS answers to each of `instructions`, and return `obedience_of` them."""
     answers = []
     for sex, initial, length in instructions():
         request = SampleRequest(NUM_ANSWERS, temperature, seed, tokenizer.bos)
@@ -87,10 +87,11 @@ def obedience(
 
 
 def obedience_of(answers: Iterable[tuple[str, str, int, str]]) -> dict[str, float]:
-    """Return the shares of these (sex, first letter, length, answer) that obey, by part.
+    """Return the shares of the answers (sex, first letter, length, answer) that obey, by part.
 
-    on_record: answers that are names of the built-in list. sex: of the right sex, and together: in
-    all three parts, both among the answers on record; strict_sex, strict: among all answers.
+    on_record: share of answers that are names of the built-in list.
+    sex, together: shares of these names that obey in sex, and in all three parts.
+    strict_sex, strict: the same as shares of all answers.
 
     >>> obedience_of([("F", "m", 5, "maria"), ("M", "m", 5, "mqrix")])["strict"]
     0.5

@@ -4,9 +4,9 @@ A `FineTuneSpec` is the data of a run, the same in memory and in a model directo
 `FineTuneMethod` is the algorithm: its step and its evaluation. A step depends only on (seed, step),
 the parameters and Adam's moments. So a resumed run gives the same model, bit for bit.
 
-The directory holds all that a resumed run needs: the examples, with what was computed once and
-added to them (the log-probabilities of a frozen reference), and the reference's parameters if they
-are needed. The base model may be moved or deleted; its path and hash are only kept for display.
+The directory holds all that a resumed run needs: the examples, and the parameters of a frozen
+reference if there is one. The examples include the reference's log-probabilities. You may move or
+delete the base model, because Kamon only displays its path and hash.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from kamon.training.session import open_writer
 from kamon.training.setup import ResumePoint, check_room
 
 PROGRESS_SECONDS = 0.1  # between two calls of on_progress
-MAX_LOSS = 1e300  # stands for a validation loss that is not finite
+MAX_LOSS = 1e300  # replaces a validation loss that is not finite
 SETTINGS = (  # the settings of Config that every kind of fine-tuning accepts
     *("seed", "num_steps", "batch_size", "learning_rate", "min_lr", "schedule", "warmup_steps"),
     *("weight_decay", "beta1", "beta2", "grad_clip"),
@@ -62,20 +62,21 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class FineTuneSpec:
-    """All that the fine-tuned model depends on, except the engine.
+    """Everything that decides the fine-tuned model, apart from the engine.
 
     Attributes:
         kind: "sft", "reward", "dpo", "ppo" or "rate", the name of the command.
-        config: of the extended model, with num_steps, learning_rate and the like of this run.
-        params: where the run starts. In a resumed run these are the best parameters so far.
-        settings: of the objective only, as training.json keeps them.
+        config: the Config of the extended model, with num_steps, learning_rate and the like of
+            this run.
+        params: the initial parameters. In a resumed run, the best parameters so far.
+        settings: the settings of the objective only, as training.json keeps them.
         examples: the training set and the validation set.
-        source: how messages call the examples.
+        source: the name of the examples in messages.
         base: the record of the base (see `base_of`).
         base_training: how the base was trained.
         documents: the base's list.
         updates: optimiser updates per step.
-        frozen: parameters of a reference that the directory keeps.
+        frozen: the parameters of the frozen reference, if there is one.
         num_left_out: examples in neither set, because they would link the two.
     """
 
@@ -104,16 +105,16 @@ class FineTuneMethod:
 
     Attributes:
         num_held_out: size of the validation set. If it is 0, the last model is the best one.
-        critic: a second engine that learns; its state is saved as well.
+        critic: a second engine that learns. Checkpoints include its state.
     """
 
     num_held_out = 0
     critic: Engine | None = None
 
     def step(self, engine: Engine, step: int, learning_rate: float) -> Mapping[str, float]:
-        """Make step number `step`, counted from 0, and return measurements, including "loss".
+        """Make step number `step` (from 0) and return measurements, including "loss".
 
-        Calls the engine's `step` `FineTuneSpec.updates` times.
+        It calls the engine's `step` `FineTuneSpec.updates` times.
         """
         raise NotImplementedError
 
@@ -122,25 +123,25 @@ class FineTuneMethod:
         return None
 
     def should_end(self) -> bool:
-        """Return True if the run is to end after this step."""
+        """Return True to end the run after this step."""
         return False
 
     def finish(self, engine: Engine) -> dict[str, Any]:  # noqa: ARG002
-        """Return measurements of the final model, which training.json keeps."""
+        """Return measurements of the final model for training.json."""
         return {}
 
     def resume(self, metrics: Metrics) -> None:
-        """Restore what the method itself carries from step to step."""
+        """Restore the method's own state from the metrics of the previous steps."""
 
 
-# Makes another engine of the same kind with these parameters, and with another Config if given.
+# Returns another engine of the same kind, with these parameters and optionally another Config.
 NewEngine = Callable[..., Engine]
 MakeMethod = Callable[[FineTuneSpec, NewEngine], FineTuneMethod]
 
 
 @dataclass(frozen=True)
 class StartInfo:
-    """What is known before the first step: the argument of `on_start`."""
+    """The argument of `on_start`: the run before its first step."""
 
     spec: FineTuneSpec
     method: FineTuneMethod
@@ -158,8 +159,8 @@ def build_config(
         picked: values for the settings that are not given.
         accepted: settings that this kind of fine-tuning accepts besides SETTINGS.
 
-    Raises: ConfigError for any other setting, unless its value is the base's own. So the TOML file
-        that the base was trained with can be used again.
+    Raises: ConfigError for any other setting, unless its value is the base's own. So you can reuse
+        the TOML file that the base was trained with.
     """
     check_names(settings)
     allowed = (*SETTINGS, *accepted)
@@ -177,7 +178,7 @@ def build_config(
 def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]:
     """Return the indices of the examples that a step learns from.
 
-    The steps go through all n examples in a random order, then again in another one.
+    The steps go through all n examples in a random order, and then again in a new random order.
 
     >>> sorted(examples_of_step(1, 0, 3, 6) + examples_of_step(1, 1, 3, 6))
     [0, 1, 2, 3, 4, 5]
@@ -189,7 +190,7 @@ def examples_of_step(seed: int, step: int, batch_size: int, n: int) -> list[int]
     return indices
 
 
-order = lru_cache(maxsize=8)(permutation)  # making one costs as much as ten look-ups
+order = lru_cache(maxsize=8)(permutation)  # one permutation costs as much as ten look-ups in it
 
 
 def fingerprint(model: Model) -> str:
@@ -202,7 +203,7 @@ def fingerprint(model: Model) -> str:
 
 
 def base_of(model: Model, path: object) -> BaseRecord:
-    """Return the record of a base model. path: its directory; anything else is no path."""
+    """Return the record of a base model. path: its directory. Anything but a path is ignored."""
     known = str(path) if isinstance(path, str | PathLike) else None
     return BaseRecord.read({"path": known, "sha256": fingerprint(model)})
 
@@ -215,7 +216,7 @@ def fine_tune(
 ) -> Model:
     """Return the fine-tuned model, and save it if `options` name an output.
 
-    It is a model like any other; its training.json has a section "tuning".
+    Its training.json has a section "tuning". Otherwise it is an ordinary model.
     """
     engine, options = engine or EngineSpec(), options or RunOptions()
     name = engine.name or best_engine()
@@ -230,14 +231,14 @@ def fine_tune(
 def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **how: Any) -> Model:
     """Finish an interrupted run of this kind and return its model.
 
-    Engine, dtype, examples and settings are those in its directory.
+    Kamon reads the engine, dtype, examples and settings from the directory.
 
     Args:
         how: threads, device, compile, checkpoint_every, on_start, on_progress and should_stop, as
             in `kamon.train`.
 
-    Raises: ConfigError if the run is of another kind, or complete; StoreError if the directory
-        cannot be used.
+    Raises: ConfigError if the run is of another kind, or complete. StoreError if the directory has
+        no usable checkpoint.
     """
     engine, options, settings = run_arguments(how)
     if unknown := [*settings, *({"output", "overwrite"} & how.keys())]:
@@ -269,9 +270,9 @@ def resume_fine_tuning(path: str | Path, kind: str, make_method: MakeMethod, **h
 
 
 def run_arguments(given: dict[str, Any]) -> tuple[EngineSpec, RunOptions, dict[str, Any]]:
-    """Return the engine, the options of the run, and what is left: settings of Config.
+    """Return the engine, the options of the run, and the remaining arguments: settings of Config.
 
-    given: keyword arguments of `kamon.train` that are not about its data.
+    given: keyword arguments of `kamon.train`, without its data.
     """
     left = dict(given)
 
@@ -302,7 +303,7 @@ def check_unfinished(path: str | Path, kind: str, spec: FineTuneSpec, saved: Che
 def engine_maker(config: Config, engine: EngineSpec) -> NewEngine:
     """Return a function that makes engines of one kind.
 
-    Raises: ConfigError if there is too little memory, or under torchrun.
+    Raises: ConfigError if memory is too small, or under torchrun.
     """
     if get_group().size > 1:
         raise ConfigError("fine-tuning runs in one process", "start it without torchrun")
@@ -332,11 +333,11 @@ def validation_of(method: FineTuneMethod) -> EarlyStopping | None:
     return EarlyStopping(loss)
 
 
-# ---- what training.json keeps
+# ---- training.json
 
 
 def start_record(spec: FineTuneSpec, engine: str, dtype: str) -> TrainingRecord:
-    """Return the record of a run that is ready to start, with what stays true of its base's."""
+    """Return the record of a new run. It repeats the list and the split of its base."""
     training = spec.base_training
     corpus = training.corpus
     if not corpus.sha256:
@@ -372,7 +373,7 @@ def start_record(spec: FineTuneSpec, engine: str, dtype: str) -> TrainingRecord:
 def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
     """Return the spec of the run in a model directory.
 
-    Raises: ConfigError if the model is not fine-tuned; StoreError if the run cannot be resumed.
+    Raises: ConfigError if the model is not fine-tuned. StoreError if Kamon cannot resume the run.
     """
     known = saved.training.tuning
     if known is None:
@@ -384,7 +385,7 @@ def spec_of(path: str | Path, saved: Checkpoint) -> FineTuneSpec:
         raise StoreError(f"{path} has no checkpoint to resume from", "fine-tune the base again")
     examples = unpack_examples(saved.examples)
     if hashlib.sha256(examples_text(examples)).hexdigest() != known.data.sha256:
-        raise StoreError(f"{path} cannot be resumed: its examples have changed")
+        raise StoreError(f"cannot resume {path}, because its examples have changed")
     return FineTuneSpec(
         kind=known.kind,
         config=saved.config,
@@ -410,9 +411,9 @@ class FineTuneSession:
     """A run in progress.
 
     Attributes:
-        training: what is known at the start of training.json.
-        examples: packed, as they are saved.
-        start: when `run` began, on time.perf_counter's clock.
+        training: the record of training.json at the start.
+        examples: the packed examples, as Kamon saves them.
+        start: when `run` started, on the clock of time.perf_counter.
     """
 
     spec: FineTuneSpec
@@ -428,12 +429,12 @@ class FineTuneSession:
         self.validation = validation_of(self.method)
 
     def run(self, writer: CheckpointWriter | None, options: RunOptions) -> Model:
-        """Make the remaining steps and return the best model; after a stop, the best so far."""
+        """Make the remaining steps, or stop earlier, and return the best model so far."""
         if on_start := options.callbacks.on_start:
             name = self.training.engine
             on_start(StartInfo(self.spec, self.method, self.engine, name, self.resumed))
         elif self.resumed and self.resumed.problems:
-            text = f"going on from {self.resumed.generation}: {self.resumed.problems[0]}"
+            text = f"resuming from {self.resumed.generation}: {self.resumed.problems[0]}"
             warnings.warn(text, stacklevel=3)
         self.start = time.perf_counter()
         checkpoints = None
@@ -455,7 +456,7 @@ class FineTuneSession:
 
     @property
     def best_state(self) -> State:
-        """The state with the lowest validation loss so far, or the current one."""
+        """The state with the lowest validation loss so far, or else the current state."""
         return (self.validation and self.validation.best) or self.engine.state()
 
     def save(
@@ -488,7 +489,7 @@ class FineTuneSession:
         return exhausted or self.method.should_end()
 
     def make_steps(self, callbacks: Callbacks, checkpoints: CheckpointSchedule | None) -> None:
-        """Make steps until the last one, until the run has `ended`, or until a stop is asked for.
+        """Make steps until the last one, until the run has `ended`, or until `should_stop`.
 
         Raises: TrainingError if a loss is not finite.
         """

@@ -2,12 +2,12 @@
 
 `Engine.backward(batch, weights)` adds the gradient of Σ w_t · (−log p_t). With w_t = −∂L/∂log p_t
 this is the gradient of any loss L, by the chain rule. So each objective has two functions here. One
-takes log-probabilities and returns the weights, the other returns L itself. No engine is in this
-file, and no engine knows an objective.
+takes log-probabilities and returns the weights. The other returns L itself. This file uses no
+engine, and no engine knows an objective.
 
 All log-probabilities are in nats. A span is (targets of the prompt, targets of the answer) of a
-document; further targets belong to neither. Losses are means over tokens or over pairs, so the
-batch size does not change the learning rate.
+document. Further targets belong to neither. Losses are means over tokens or pairs, so the batch
+size does not change the scale of the gradient.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def num_answer_targets(span: Span, size: int) -> int:
 
 
 def sft_weights(spans: Sequence[Span], sizes: Sequence[int]) -> list[float]:
-    """Return the weights of supervised fine-tuning: only answers are learned, not prompts.
+    """Return the weights of supervised fine-tuning: the model learns only answers, not prompts.
 
     L = −(1/n) Σ log p_t  over the n targets of all answers, including the end of each
 
@@ -51,7 +51,7 @@ def sft_weights(spans: Sequence[Span], sizes: Sequence[int]) -> list[float]:
     is pretraining. Loss: `sft_loss`. Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
 
     Args:
-        spans: of each document.
+        spans: the span of each document.
         sizes: number of targets of each document.
 
     >>> sft_weights([(2, 1), (0, 3)], [3, 3])
@@ -74,10 +74,10 @@ def bradley_terry_weights(margins: Sequence[float]) -> list[float]:
 
     L = −mean log σ(m),  m = r(chosen) − r(rejected),  r = log p(good) − log p(bad)
 
-    good and bad are two special tokens, which are targets after the whole document. Returns
+    good and bad are two special tokens, which are targets after the whole document. The result is
     w = −∂L/∂m of each pair. This is the weight of log p(good) of the chosen document and of
-    log p(bad) of the rejected one; −w is that of the other two. Loss: `bradley_terry_loss`.
-    Source: Bradley and Terry 1952, doi:10.2307/2334029; as in Ouyang et al. 2022, arXiv:2203.02155.
+    log p(bad) of the rejected one. The other two have the weight −w. Loss: `bradley_terry_loss`.
+    Sources: Bradley and Terry 1952, doi:10.2307/2334029, Ouyang et al. 2022, arXiv:2203.02155.
 
     >>> bradley_terry_weights([0.0, 0.0])
     [0.25, 0.25]
@@ -86,7 +86,7 @@ def bradley_terry_weights(margins: Sequence[float]) -> list[float]:
 
 
 def bradley_terry_loss(margins: Sequence[float]) -> float:
-    """Return L of `bradley_terry_weights`, in nats per pair; log 2 for an untrained model."""
+    """Return L of `bradley_terry_weights`, in nats per pair. An untrained model has log 2."""
     return -mean([log_sigmoid(m) for m in margins])
 
 
@@ -101,26 +101,26 @@ def dpo_margins(
 ) -> list[float]:
     """Return (chosen − ref_chosen) − (rejected − ref_rejected) of each pair, in nats.
 
-    This is how much more the model prefers the chosen answer than the frozen reference does. The
-    arguments are log p of each whole answer in nats, without its prompt.
+    The margin says how much more the model prefers the chosen answer than the frozen reference
+    does. The arguments are log p of each whole answer in nats, without its prompt.
     """
     pairs = zip(chosen, rejected, ref_chosen, ref_rejected, strict=True)
     return [(c - rc) - (r - rr) for c, r, rc, rr in pairs]
 
 
 def dpo_weights(margins: Sequence[float], beta: float, label_smoothing: float = 0.0) -> list[float]:
-    """Return the weights that make `Engine.backward` descend the DPO loss.
+    """Return the weights of DPO.
 
-    L = −mean [(1 − ε) log σ(βm) + ε log σ(−βm)],  m of `dpo_margins`
+    L = −mean [(1 − ε) log σ(βm) + ε log σ(−βm)],  m from `dpo_margins`
 
-    Returns w = −∂L/∂m of each pair: the weight of every target of the chosen answer, and −w
-    that of the rejected one. Loss: `dpo_loss`.
-    Source: Rafailov et al. 2023, arXiv:2305.18290; ε: Mitchell 2023, "A note on DPO with noisy
+    The result is w = −∂L/∂m of each pair. Each target of the chosen answer has the weight w, and
+    each target of the rejected answer −w. Loss: `dpo_loss`.
+    Source: Rafailov et al. 2023, arXiv:2305.18290. For ε: Mitchell 2023, "A note on DPO with noisy
     preferences".
 
     Args:
         beta: strength of the KL penalty.
-        label_smoothing: ε, the share of pairs that are assumed to be the wrong way round.
+        label_smoothing: ε, the assumed share of pairs that are the wrong way round.
     """
     share = beta / len(margins)
     return [
@@ -140,12 +140,12 @@ def dpo_loss(margins: Sequence[float], beta: float, label_smoothing: float = 0.0
 
 
 def ipo_weights(margins: Sequence[float], beta: float) -> list[float]:
-    """Return the weights of IPO, which regresses the margin to 1/(2β) and not to infinity.
+    """Return the weights of IPO, which moves the margin towards 1/(2β) instead of infinity.
 
-    L = mean (m − 1/(2β))²,  m of `dpo_margins`
+    L = mean (m − 1/(2β))²,  m from `dpo_margins`
 
-    The result is as in `dpo_weights`. β is the paper's τ. As in the paper, m is of whole answers;
-    some libraries use means over tokens. Loss: `ipo_loss`.
+    The result is as in `dpo_weights`. β is the paper's τ. As in the paper, m is of whole answers.
+    Some libraries use means over tokens instead. Loss: `ipo_loss`.
     Source: Azar et al. 2023, arXiv:2310.12036.
     """
     return [-2 * (m - 1 / (2 * beta)) / len(margins) for m in margins]
@@ -169,12 +169,12 @@ def ppo_weights(
 
     L = −mean min(ρA, clip(ρ, 1 − c, 1 + c)·A),  ρ = exp(logprobs − old_logprobs)
 
-    The weight is 0 if ρ is already beyond the range in the direction of A, or else ρA/n. Before the
+    The weight is 0 if ρ has already left the range in the direction of A, or else ρA/n. Before the
     first update ρ = 1, and this is the policy gradient (REINFORCE). Loss: `ppo_loss`.
     Source: Schulman et al. 2017, arXiv:1707.06347.
 
     Args:
-        logprobs, old_logprobs: log p of each target now, and when it was drawn, in nats.
+        logprobs, old_logprobs: log p of each target now, and when it was sampled, in nats.
         advantages: A of each target.
         clip_range: c.
 
@@ -208,11 +208,11 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     """Return each reward minus the mean of the others in its group.
 
     A group is group_size answers in a row to the same prompt. The baseline does not depend on the
-    answer itself, so the policy gradient keeps its mean and loses variance. Unlike GRPO, this does
-    not divide by the group's deviation, which would give easy and hopeless prompts most weight.
-    Raises: ValueError for a group of one, or an incomplete one.
-    Source: Kool et al. 2019 (leave-one-out); Ahmadian et al. 2024, arXiv:2402.14740 (RLOO); the
-    group: Shao et al. 2024, arXiv:2402.03300 (GRPO).
+    answer itself, so the policy gradient keeps its mean and has less variance. Unlike GRPO, this
+    does not divide by the group's deviation, because easy and hopeless prompts would then weigh
+    most. Raises: ValueError for a group of one answer, or an incomplete group.
+    Sources: Kool et al. 2019 (leave-one-out), Ahmadian et al. 2024, arXiv:2402.14740 (RLOO), and
+    Shao et al. 2024, arXiv:2402.03300 (GRPO, for the group).
 
     >>> group_advantages([1.0, 0.0, 0.0, 3.0, 3.0, 3.0], 3)
     [1.0, -0.5, -0.5, 0.0, 0.0, 0.0]
@@ -231,10 +231,10 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 
 
 def critic_values(good: Sequence[float], bad: Sequence[float]) -> list[float]:
-    """Return V of each prefix, the reward to expect after it: p(good) / (p(good) + p(bad)).
+    """Return V of each prefix, the expected reward after it: p(good) / (p(good) + p(bad)).
 
-    A trained critic gives both tokens together probability 1. As a share, V has a meaning from the
-    first step on.
+    A trained critic gives both tokens together a probability of 1. An untrained one does not, so V
+    is a share of the two.
 
     Args:
         good, bad: log p of the two special tokens as targets directly after the prefix, in nats.
@@ -250,9 +250,9 @@ def critic_weights(returns: Sequence[float]) -> tuple[list[float], list[float]]:
     This cross-entropy is smallest if p(good) is the mean of R. Loss: `critic_loss`.
 
     Args:
-        returns: R of each prefix, the reward of the answer that it begins.
+        returns: R of each prefix, the reward of its answer.
 
-    Returns: the weights of (good, bad): one soft target as two weighted ones.
+    Returns: the weights of (good, bad), which make one soft target of two hard ones.
     Raises: ValueError for an R outside [0, 1].
     """
     if not all(0 <= r <= 1 for r in returns):
@@ -270,9 +270,9 @@ def critic_loss(good: Sequence[float], bad: Sequence[float], returns: Sequence[f
 def advantages_with_critic(
     reward: float, values: Sequence[float], gae_lambda: float = 1.0
 ) -> list[float]:
-    """Return the advantage of each target of one answer, whose reward comes at its end.
+    """Return the advantage of each target of one answer, which has its reward at its end.
 
-    A_t = Σ_k λ^k · (V_{t+k+1} − V_{t+k}),  V after the last target being the reward
+    A_t = Σ_k λ^k · (V_{t+k+1} − V_{t+k}),  and V after the last target is the reward
 
     This is generalised advantage estimation with γ = 1. With λ = 1 it is reward − V_t, without
     bias. With λ = 0 only the next value counts, which has the least variance.

@@ -1,4 +1,4 @@
-"""Measures of a fine-tuned model against its base: KL, win rate, uniqueness, reward hacking."""
+"""Compare a fine-tuned model with its base: KL, win rate, uniqueness, reward hacking."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 # Limits of `detect_reward_hacking`:
 MIN_UNIQUE = 0.9  # times the base's uniqueness
 MIN_LENGTH, MAX_LENGTH = 2 / 3, 3 / 2  # times the base's mean length
-MIN_SUCCESS = 10  # compare only samples that fulfil the rule if both models have this many
-MAX_REPEATED_SHARE = 0.1  # by how much the most frequent sample may exceed the base's
+MIN_SUCCESS = 10  # compare only samples that satisfy the rule if both models have this many
+MAX_REPEATED_SHARE = 0.1  # how much the share of the most frequent sample may exceed the base's
 
 
 def draw_documents(
     engine: Engine, tokenizer: Tokenizer, n: int, seed: int, first: int, prefix: tuple[int, ...]
 ) -> tuple[list[str], PackedBatch]:
-    """Draw n documents at temperature 1, from number `first` on, as `Model.sample` draws them.
+    """Return n samples at temperature 1, from number `first` on, as `Model.sample` does.
 
-    Special tokens are not drawn.
+    They contain no special tokens.
 
     prefix: tokens of the prompt.
 
@@ -47,11 +47,11 @@ def draw_documents(
 def sampled_kl(
     tuned: Model, base: Model, n: int, seed: int, prompt: str | None = None
 ) -> tuple[float, float]:
-    """Estimate KL(tuned ‖ base) in nats per document, from n samples of `tuned` at temperature 1.
+    """Return an estimate of KL(tuned ‖ base) in nats per document, and its standard error.
 
-    Returns: the mean of log p(x) − log p_base(x), and its standard error. The estimate has no bias,
-        so it may be below 0 if the models are nearly equal. Special tokens are not drawn, and the
-        prompt's own tokens do not count.
+    The estimate is the mean of log p(x) − log p_base(x) over n samples x of `tuned` at temperature
+    1. It has no bias, so it may be below 0 if the models are nearly equal. Samples contain no
+    special tokens, and the prompt's own tokens do not count.
     """
     prefix = () if prompt is None else prompt_tokens(tuned.tokenizer, prompt)
     _, batch = draw_documents(tuned.engine, tuned.tokenizer, n, seed, 0, prefix)
@@ -63,7 +63,7 @@ def kl_per_document(
 ) -> list[float]:
     """Return log p − log p_base of each document in nats, without its first `skip` targets.
 
-    If the engine drew the documents, the mean is the KL.
+    If the documents are samples of the engine, the mean is an estimate of the KL.
     """
     own, other = (answers_logprobs(each, batch, skip) for each in (engine, reference))
     return [p - q for p, q in zip(own, other, strict=True)]
@@ -98,11 +98,11 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def win_rate(
     rewards: Sequence[float | None], base_rewards: Sequence[float | None]
 ) -> tuple[float, tuple[float, float]] | None:
-    """Return (win rate over the base, its 95% interval), as every command defines it.
+    """Return (win rate over the base, its 95% interval), as all commands define it.
 
-    Sample i of the model is compared with sample i of the base. The win rate is the share of these
-    pairs in which the model's sample has the larger reward. Ties count as half. Pairs with a reward
-    of None are left out. If none remains, the result is None.
+    Kamon compares sample i of the model with sample i of the base. The model's win rate is the
+    share of these pairs that its sample wins with a larger reward. Ties count as half. Pairs with a
+    reward of None are left out. The result is None if no pair remains.
     Raises: ValueError if the lengths differ.
 
     >>> rate, interval = win_rate([1.0, 0.0, 1.0, None], [0.0, 0.0, 1.0, 1.0])
@@ -116,7 +116,7 @@ def win_rate(
 
 
 def uniqueness(texts: Sequence[str]) -> float:
-    """Return the share of unique texts; 1 if there are no duplicates.
+    """Return the share of unique texts, which is 1 without duplicates.
 
     >>> uniqueness(["anna", "bo", "anna", "lea"])
     0.75
@@ -142,11 +142,11 @@ def detect_reward_hacking(
     The signs are samples that repeat themselves, and samples that are much shorter or longer than
     the base's.
 
-    wanted: texts that fulfil the rule. Then only these are compared, the same number from each
-        model, because what the rule asks for is no sign.
+    wanted: texts that satisfy the rule. If given, Kamon compares only these, the same number from
+        each model, because a change that the rule asks for is not a sign of reward hacking.
 
     >>> detect_reward_hacking(["anna"] * 10, ["anna", "bo", "lea", "ida", "mia"] * 2)[0]
-    'samples repeat themselves: 10% of them are different, 50% of the base model’s'
+    'samples repeat themselves: 10% are unique, 50% for the base'
     """
     if wanted is not None:
         own, other = ([t for t in some if t in wanted] for some in (texts, base_texts))
@@ -158,10 +158,7 @@ def detect_reward_hacking(
     signs = []
     now, before = uniqueness(texts), uniqueness(base_texts)
     if now < MIN_UNIQUE * before:
-        signs.append(
-            f"samples repeat themselves: {now:.0%} of them are different, "
-            f"{before:.0%} of the base model’s"
-        )
+        signs.append(f"samples repeat themselves: {now:.0%} are unique, {before:.0%} for the base")
     often, text = most_frequent(texts)
     if often > most_frequent(base_texts)[0] + MAX_REPEATED_SHARE:
         signs.append(f"{often:.0%} of the samples are {text!r:.60}")
@@ -169,8 +166,8 @@ def detect_reward_hacking(
     if not MIN_LENGTH * base_length <= length <= MAX_LENGTH * base_length:
         change = "shorter" if length < base_length else "longer"
         signs.append(
-            f"samples became {change}: {length:.1f} characters "
-            f"in the mean, {base_length:.1f} of the base model’s"
+            f"samples became {change}: {length:.1f} characters on average, "
+            f"{base_length:.1f} for the base"
         )
     return signs
 

@@ -1,23 +1,23 @@
-"""Proximal policy optimisation (PPO): learning from a reward, by the model's own samples.
+"""Proximal policy optimisation (PPO): a model generates samples and learns from their rewards.
 
-A step draws documents at temperature 1, rates each by the reward, and makes several updates that
-raise the probability of the better ones (Schulman et al. 2017, arXiv:1707.06347). All documents of
-a step answer the same prompt, or none. So the baseline of each is the mean reward of the others, as
-in RLOO and GRPO (see `group_advantages`). Alternatively, a critic learns the baseline: a second
-model that predicts good or bad after each prefix (see `critic_weights`). Then each token has its
-own advantage.
+A step generates samples at temperature 1 and computes the reward of each. It then makes several
+updates that raise the probability of the better samples (Schulman et al. 2017, arXiv:1707.06347).
+All samples of a step answer the same prompt, or none. So the baseline of each is the mean reward of
+the others, as in RLOO and GRPO (see `group_advantages`). Alternatively, a critic learns the
+baseline: a second model that predicts good or bad after each prefix (see `critic_weights`). Then
+each token has its own advantage.
 
 The shaped reward of a document is its reward, in standard deviations of the base's rewards, minus
-kl_coef · (log p − log p_base). This KL penalty keeps the model near its base. kl_coef adapts, so
-that the KL reaches a target. Source of both: Ziegler et al. 2019, "Fine-tuning language models from
-human preferences", arXiv:1909.08593, section 2.2.
+kl_coef · (log p − log p_base). This KL penalty keeps the model near its base. Kamon adapts kl_coef
+so that the KL reaches a target. Source of both: Ziegler et al. 2019, "Fine-tuning language models
+from human preferences", arXiv:1909.08593, section 2.2.
 
-Document i of step s has number FIRST + s · batch_size + i in the counter-based generator. kl_coef
-follows from the previous line of metrics.jsonl. So a step depends only on (seed, step), the
-parameters and Adam's moments, and a resumed run gives the same model, bit for bit.
+Document i of step s has number FIRST + s · batch_size + i in the counter-based generator. Kamon
+computes kl_coef from the previous line of metrics.jsonl. So a step depends only on (seed, step),
+the parameters and Adam's moments, and a resumed run gives the same model, bit for bit.
 
-With a prompt, the samples are answers to it. A reward model rates an answer after the prompt. The
-prompt's own tokens are in no KL, no loss and no gradient.
+With a prompt, the samples are answers to it, and a reward model reads them after it. The prompt's
+own tokens do not count in the KL, the loss and the gradient.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from kamon.storage.metrics import Metrics
 from kamon.tokenizers.prompts import prompt_prefix
 
 KIND = "ppo"
-PICKED = {  # settings that are not the base's
+PICKED = {  # defaults that differ from the base's settings
     "num_steps": 40,
     "batch_size": 256,  # documents in a step
     "gradient_accumulation_steps": 1,
@@ -57,16 +57,16 @@ PICKED = {  # settings that are not the base's
     "weight_decay": 0.0,
     "dropout": 0.0,
 }
-ACCEPTED_SETTINGS = ("temperature",)  # settings besides those of every kind
+ACCEPTED_SETTINGS = ("temperature",)  # settings besides `loop.SETTINGS`
 GAIN = 0.5  # of the controller of kl_coef, which changes it by at most a tenth per step
 MAX_KL_ERROR = 0.2
-FIRST = 1 << 40  # number of the first document of a rollout; those of `sample` begin at 0
+FIRST = 1 << 40  # number of the first document of a rollout, far from those of `sample`
 NUM_BASE = 1_000  # samples of the base, and of the fine-tuned model at the end
 NUM_BASE_SLOW = 100  # the same for an engine without fused calls
-DEVIATIONS = 4  # around the base's mean reward: the range of returns that a critic learns
+DEVIATIONS = 4  # a critic learns returns up to this far from the base's mean reward
 CRITIC_LR = 0.005  # learning rate of the critic
 GAE_LAMBDA = 0.95  # λ of generalised advantage estimation
-READ_FOR_ROWS = 100  # documents from which the critic's new rows are computed
+READ_FOR_ROWS = 100  # documents that the critic's new rows are computed from
 
 Reward = Callable[[Sequence[str]], Sequence[float]]
 OnStep = Callable[[int, int, Mapping[str, float]], None]
@@ -75,7 +75,7 @@ OnStep = Callable[[int, int, Mapping[str, float]], None]
 def next_kl_coef(kl_coef: float, kl: float, target: float) -> float:
     """Return the KL coefficient of the next step: larger if the KL exceeds the target.
 
-    Source: Ziegler et al. 2019, equation 3; their gain is a tenth, for ten times as many steps.
+    Source: Ziegler et al. 2019, equation 3. Their gain is 0.1, for ten times as many steps.
 
     >>> next_kl_coef(1.0, 6.0, 3.0), next_kl_coef(1.0, 3.0, 3.0)
     (1.1, 1.0)
@@ -85,7 +85,7 @@ def next_kl_coef(kl_coef: float, kl: float, target: float) -> float:
 
 
 def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
-    """Return the reward of a run to resume. Raises ConfigError if it cannot be restored."""
+    """Return the reward of a run to resume. Raises ConfigError if Kamon cannot restore it."""
     kept = spec.settings["reward"]
     if reward is not None:
         return reward
@@ -93,7 +93,7 @@ def rewards_by(spec: loop.FineTuneSpec, reward: Reward | None) -> Reward:
         return by_rule(kept["rule"])
     if kept.get("path") is None:
         raise ConfigError(
-            f"the reward was {kept['name']}, which is not saved",
+            f"the reward was {kept['name']}, which Kamon cannot save",
             "resume from Python with kamon.finetuning.ppo.resume and the same function",
         )
     model = load_reward(kept["path"])
@@ -109,7 +109,7 @@ def by_rule(text: str) -> Reward:
 
 
 def by_model(model: Model, prompt: str | None = None) -> Reward:
-    """Return the reward by a reward model, of texts as answers to `prompt`."""
+    """Return the reward of a reward model, which reads the texts as answers to `prompt`."""
     return lambda texts: reward_of(model, texts, prompt)
 
 
@@ -125,13 +125,13 @@ class PPOConfig:
     """The objective of PPO, with TRL's names.
 
     Attributes:
-        num_ppo_epochs: updates per step, all by the documents of that step.
+        num_ppo_epochs: updates per step, all with the documents of that step.
         clip_range: how far an update may change a token's probability, as a ratio.
         kl_coef: initial strength of the KL penalty, in deviations of the reward per nat.
-        target_kl: KL that the penalty is adapted to, in nats per document.
-        max_kl: the run ends before the step that exceeds this KL; None for no limit.
+        target_kl: the KL that Kamon adapts the penalty to, in nats per document.
+        max_kl: the run ends before the step that exceeds this KL. None for no limit.
         critic: use a learned baseline instead of the group's mean.
-        prompt: samples answer this prompt.
+        prompt: the prompt that the samples answer.
     """
 
     num_ppo_epochs: int = 4
@@ -158,7 +158,7 @@ class PPOConfig:
         return cls(num_ppo_epochs, **kept)
 
     def settings(self) -> dict[str, Any]:
-        """Return what training.json keeps, whose names are older than TRL's."""
+        """Return the settings under their names in training.json, which are older than TRL's."""
         return {
             "clip": float(self.clip_range),
             "beta": float(self.kl_coef),
@@ -192,20 +192,21 @@ def ppo(
         model: the base, or its directory.
         reward: a reward model, its directory, or a function that returns a number for each text.
         prefer: a rule (see `parse_rule`) instead of `reward`: 1 if a text satisfies it, or else 0.
-        prompt: samples answer this prompt. A rule or a function gets only the answer.
+        prompt: the prompt that the samples answer. A rule or a function gets only the answer.
         num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic: see `PPOConfig`.
-        on_step: is called after each step with its number, counted from 1, the number of steps,
-            and the measurements.
-        options: batch_size (documents in a step), the other settings of `loop.SETTINGS`, and
-            temperature (of later samples; those of a step have 1); engine, output and the like.
+        on_step: a function that Kamon calls after each step with its number (from 1), the number of
+            steps, and the measurements.
+        options: batch_size (documents in a step), temperature (of later samples, because training
+            uses 1), and the other settings of `loop.SETTINGS`. Also engine, output and the other
+            options of `kamon.train`.
 
-    The latter, and errors, are those of `kamon.train`. Also raises ConfigError if all samples of
-    the base have the same reward.
+    Raises: the errors of `kamon.train`, and ConfigError if all samples of the base have the same
+        reward.
     """
     objective = PPOConfig(num_ppo_epochs, clip_range, kl_coef, target_kl, max_kl, critic, prompt)
     engine, run, settings = loop.run_arguments(options)
     base = as_model(model, "the model to tune", **engine.keywords()).without_blend()
-    base.check_documents("rewards are of documents")
+    base.check_documents("PPO")
     if is_reward_model(base):
         raise ConfigError("a reward model cannot be fine-tuned with PPO", "start from its base")
     config = loop.build_config(base.config, PICKED, settings, *ACCEPTED_SETTINGS)
@@ -239,7 +240,7 @@ def ppo(
 def resume(
     path: str | Path, reward: Reward | None = None, *, on_step: OnStep | None = None, **how: Any
 ) -> Model:
-    """Finish an interrupted run of `ppo` in `path`; the model is the same, bit for bit.
+    """Finish an interrupted run of `ppo` in `path`. The model is the same, bit for bit.
 
     Args:
         reward: the reward function, if the run has one.
@@ -255,7 +256,7 @@ def resume(
 def judge_of(
     reward: Model | str | Path | Reward | None, prefer: str | None, prompt: str | None
 ) -> tuple[Reward, dict[str, Any]]:
-    """Return the reward as a function, and what training.json keeps of it."""
+    """Return the reward as a function, and its record for training.json."""
     if (reward is None) == (prefer is None):
         raise ConfigError("give either a reward or a rule (prefer)")
     if prefer is not None:
@@ -290,7 +291,7 @@ def check_differ(rewards: Sequence[float], prefer: str | None) -> None:
 
 
 def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
-    """Call the reward function. Raises ConfigError unless it returns a finite number per text."""
+    """Return the reward of each text. Raises ConfigError unless all are finite numbers."""
     given = reward(texts)
     try:
         rewards = [float(r) for r in given]
@@ -300,7 +301,7 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
         ) from None
     if len(rewards) != len(texts):
         raise ConfigError(
-            f"the reward function returned {len(rewards)} rewards for {len(texts)} texts"
+            f"the reward function returned {len(rewards):,} rewards for {len(texts):,} texts"
         )
     if not all(map(math.isfinite, rewards)):
         raise ConfigError("the reward function returned a value that is not finite")
@@ -312,7 +313,7 @@ def rewards_of(reward: Reward, texts: Sequence[str]) -> list[float]:
 
 @dataclass
 class Critic:
-    """A model that predicts the reward to expect after each prefix of a document.
+    """A model that predicts the expected reward after each prefix of a document.
 
     It starts as the base with two more tokens, for good and bad.
     """
@@ -336,11 +337,11 @@ class Critic:
     def learn(
         self, batch: PackedBatch, returns: Sequence[float], learning_rate: float, skip: int = 0
     ) -> tuple[list[float], float]:
-        """Make an update, and return (the advantage of each target, the loss) as before it.
+        """Make an update, and return the advantage of each target and the loss before it.
 
-        A prefix that several documents share is computed once.
+        The critic reads a prefix that several documents share only once.
 
-        returns: of each document, from 0 to 1.
+        returns: the return of each document, from 0 to 1.
         skip: targets of the prompt, which are left out.
         """
         prefix_ids: dict[tuple[int, ...], int] = {}
@@ -369,7 +370,7 @@ class Critic:
 
 
 def skip_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> Sequence[float]:
-    """Return the numbers of all targets but the first `skip`; `sizes` of each document remain."""
+    """Drop the first `skip` targets of each document, so that `sizes` targets remain."""
     if not skip:
         return of_targets
     kept, end = array("d"), 0
@@ -380,7 +381,7 @@ def skip_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -
 
 
 def pad_prompts(of_targets: Sequence[float], sizes: Sequence[int], skip: int) -> list[float]:
-    """Return the reverse of `skip_prompts`: 0 for the first `skip` targets of each document.
+    """Undo `skip_prompts`: insert 0 for the first `skip` targets of each document.
 
     >>> pad_prompts([1.0, 2.0, 3.0], [2, 1], 1), skip_prompts([0, 1.0, 2.0, 0, 3.0], [2, 1], 1)
     ([0.0, 1.0, 2.0, 0.0, 3.0], array('d', [1.0, 2.0, 3.0]))
@@ -396,7 +397,7 @@ class Rollout:
     Attributes:
         batch: the documents with BOS, the prompt, and BOS at the end.
         sizes: targets of each document after the prompt.
-        old_logprobs: log p of these targets when they were drawn, in nats.
+        old_logprobs: log p of these targets when they were sampled, in nats.
         kl: log p − log p_base of each document, in nats.
     """
 
@@ -409,9 +410,9 @@ class Rollout:
 
 
 class PPO(loop.FineTuneMethod):
-    """Learns from its own samples by their reward, and stays near its base.
+    """Learns from the rewards of the model's own samples, and keeps the model near its base.
 
-    Source: Schulman et al. 2017, arXiv:1707.06347; the KL penalty: Ziegler et al. 2019,
+    Sources: Schulman et al. 2017, arXiv:1707.06347. For the KL penalty: Ziegler et al. 2019,
     arXiv:1909.08593.
     """
 
@@ -457,7 +458,7 @@ class PPO(loop.FineTuneMethod):
         return measured
 
     def rollout(self, engine: Engine, step: int) -> Rollout:
-        """Return documents drawn from the model, with their rewards."""
+        """Return samples of the model, with their rewards."""
         c, skip = self.config, len(self.prompt)
         first = FIRST + step * c.batch_size
         texts, batch = metrics.draw_documents(
@@ -508,7 +509,7 @@ class PPO(loop.FineTuneMethod):
         return losses.ppo_loss(logprobs, rollout.old_logprobs, advantages, clip_range)
 
     def metrics(self, rollout: Rollout, loss: float) -> dict[str, float]:
-        """Return the measurements of a step, a line of metrics.jsonl."""
+        """Return the measurements of a step for its line of metrics.jsonl."""
         texts = rollout.texts
         in_turn = list(islice(cycle(self.base_rewards), self.config.batch_size))
         wins = metrics.win_rate(rollout.rewards, in_turn)
@@ -526,7 +527,7 @@ class PPO(loop.FineTuneMethod):
         }
 
     def take_back(self, engine: Engine, step: int, state: State) -> None:
-        """Restore `state` if the KL, by the documents of the next step, now exceeds max_kl."""
+        """Restore `state` if the KL now exceeds max_kl, measured on the next step's documents."""
         c, max_kl = self.config, self.objective.max_kl
         following = FIRST + (step + 1) * c.batch_size
         _, batch = metrics.draw_documents(
@@ -541,7 +542,7 @@ class PPO(loop.FineTuneMethod):
         return self.over
 
     def finish(self, engine: Engine) -> dict[str, Any]:
-        """Return a comparison of the model's samples with as many of the base."""
+        """Return a comparison of the model's samples with the same number from the base."""
         base_texts, base_rewards = self.base_texts, self.base_rewards
         texts, batch = metrics.draw_documents(
             engine, self.tokenizer, len(base_texts), self.config.seed, 0, self.prompt

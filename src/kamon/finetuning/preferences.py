@@ -1,4 +1,4 @@
-"""Preferences: pairs and ratings in files, built-in pairs of names, and pairs made by a rule."""
+"""Preferences: pairs and ratings in files, built-in pairs of names, and pairs made with a rule."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from kamon.finetuning.rules import Rule
 COMMON = "common"
 EXAMPLE = '{"chosen": "…", "rejected": "…"}'
 MAX_PAIRS = 1_000_000
-TIMES_AS_COMMON = 1000  # in built-in pairs: spelling hardly tells closer names apart
-HELD_OUT = 0.2  # share of the names from which held-out built-in pairs are made
-PAIRS_PER_RATING = 4  # a rated text is paired with up to 4 of the other kind
-MIN_HELD_OUT = 5  # fewer held-out pairs measure nothing
+TIMES_AS_COMMON = 1000  # in built-in pairs: a model can hardly order closer names by spelling
+HELD_OUT = 0.2  # share of the names that make the built-in validation pairs
+PAIRS_PER_RATING = 4  # a rated text makes up to 4 pairs with texts of the other kind
+MIN_HELD_OUT = 5  # a smaller validation set measures nothing
 
 
 @dataclass(frozen=True)
 class Preference:
-    """`chosen` is preferred to `rejected`, as an answer to `prompt` if there is one."""
+    """A pair of texts: `chosen` is the better one, as an answer to `prompt` if there is one."""
 
     chosen: str
     rejected: str
@@ -44,13 +44,13 @@ class Preference:
 
     @property
     def ratings(self) -> tuple[tuple[str, bool], ...]:
-        """Each text, and whether it is liked."""
+        """Each text, and True if it is liked."""
         return (self.chosen, True), (self.rejected, False)
 
 
 @dataclass(frozen=True)
 class Rating:
-    """One text is liked or disliked, as an answer to `prompt` if there is one."""
+    """A text that somebody likes or dislikes, as an answer to `prompt` if there is one."""
 
     text: str
     liked: bool
@@ -73,7 +73,7 @@ def read(path: str | Path) -> list[Feedback]:
     A line is {"chosen": …, "rejected": …} or {"text": …, "liked": true}, with or without a
     "prompt". Blank lines are skipped.
 
-    Raises: CorpusError, which names the line that is neither.
+    Raises: CorpusError with the number of a line that is neither.
     """
     name = name_of(path)
     lines = list(whole_lines(path))
@@ -91,16 +91,16 @@ def parse(name: str, number: int, line: str) -> Feedback:
 
 
 def of_record(name: str, number: int, record: dict[str, Any]) -> Feedback:
-    """Return the pair or rating in a JSON object; other keys are ignored.
+    """Return the pair or rating in a JSON object, and ignore other keys.
 
-    name, number: the file and the line, for errors.
+    name, number: the file and the line, for error messages.
     """
     where = f"{name}, line {number}"
 
     def text(key: str) -> str:
         value = record.get(key)
         if not isinstance(value, str):
-            what = "something else than text" if key in record else "no text"
+            what = "a value that is not text" if key in record else "no text"
             raise CorpusError(f'{where} has {what} under "{key}"', f"write it like {EXAMPLE}")
         return checked_text(name, f"line {number}", value)
 
@@ -125,7 +125,7 @@ def to_line(answer: Feedback) -> bytes:
 
 
 def append(path: str | Path, answer: Feedback) -> None:
-    """Append a line; it is on the disk when this returns. Raises CorpusError."""
+    """Append a line and wait until it is on the disk. Raises CorpusError."""
     with write_errors(path, CorpusError), open(path, "ab") as file:
         file.write(to_line(answer))
         file.flush()
@@ -147,9 +147,9 @@ def write(path: str | Path, answers: Iterable[Feedback]) -> None:
 
 
 def repair_tail(path: str | Path) -> str | None:
-    """End the last line, or remove it if it is incomplete; return a message if anything changed.
+    """End the last line, or remove it if it is incomplete. Return a message if anything changed.
 
-    Such a line is left by a full disk, or if the process is killed during `append`.
+    A full disk leaves such a line, or a process that was killed during `append`.
     """
     with write_errors(path, CorpusError), open(path, "r+b") as file:
         content = file.read()
@@ -172,10 +172,10 @@ def repair_tail(path: str | Path) -> str | None:
 
 
 def pairs_of(answers: Iterable[Feedback]) -> list[Preference]:
-    """Return all pairs, and those that the ratings make.
+    """Return all pairs, and pairs made from the ratings.
 
-    A liked and a disliked text make a pair if they answer the same prompt, or none. Each text is
-    paired with up to PAIRS_PER_RATING of the other kind, spread over all of them.
+    A liked and a disliked text make a pair if they answer the same prompt, or none. A text of the
+    larger kind gets up to PAIRS_PER_RATING partners, spread evenly over the other kind.
 
     >>> pairs_of([Rating("anna", True), Rating("bo", False)])
     [Preference(chosen='anna', rejected='bo', prompt=None)]
@@ -206,7 +206,7 @@ class Divided:
     """A training set and a validation set of pairs, which share no text.
 
     Attributes:
-        num_left_out: pairs in neither set, because they have a text of each.
+        num_left_out: pairs in neither set, because each set has one of their texts.
     """
 
     learned: list[Preference]
@@ -215,10 +215,10 @@ class Divided:
 
 
 def divided(answers: Iterable[Feedback]) -> Divided:
-    """Return the pairs of these answers, about a tenth of them held out.
+    """Return the pairs of these answers, with about a tenth of them in the validation set.
 
-    `held_out_texts` divides the texts. Ratings make pairs within each set. If fewer than
-    MIN_HELD_OUT pairs would be held out, all are learned.
+    `held_out_texts` divides the texts. Ratings make pairs within each set. If the validation set
+    would have fewer than MIN_HELD_OUT pairs, the training set has all pairs.
 
     >>> pairs = divided(Rating(f"{n}", n % 2 == 0) for n in range(100))
     >>> len(pairs.learned), len(pairs.held_out), pairs.num_left_out
@@ -246,10 +246,10 @@ def texts_of(answers: Iterable[Feedback]) -> set[str]:
 def held_out_texts(
     links: Sequence[tuple[str, str]], kind: Callable[[str], object] = lambda _: None
 ) -> set[str]:
-    """Return the texts to hold out: a tenth, chosen by their content.
+    """Return the texts of the validation set: a tenth, chosen by their content.
 
-    Linked texts stay together, in groups of up to a tenth of all links. The texts of a larger group
-    are divided one by one, a tenth of each kind.
+    Linked texts stay together in groups of up to a tenth of all links. Kamon divides the texts of a
+    larger group one by one, and takes a tenth of each kind.
     """
     parents = {text: text for link in links for text in link}  # a union-find forest
 
@@ -276,11 +276,11 @@ def held_out_texts(
 
 
 def load_pairs(data: Data, num_pairs: int, num_held_out: int, seed: int) -> tuple[Divided, str]:
-    """Return pairs to learn from and to hold out, and how messages call their source.
+    """Return the pairs of both sets, and the name of their source in messages.
 
     Args:
         data: a file, pairs and ratings in memory, or "common".
-        num_pairs, num_held_out: how many of the built-in pairs "common" to make.
+        num_pairs, num_held_out: sizes of the training and validation set for "common".
     """
     if isinstance(data, str) and data == COMMON:
         return Divided(*common_pairs(num_pairs, seed, num_held_out)), COMMON
@@ -301,12 +301,13 @@ def births() -> dict[str, int]:
 
 
 def checked_answers(answers: Iterable[Feedback]) -> list[Feedback]:
-    """Return the answers as a list. Raises CorpusError for what is no Preference and no Rating."""
+    """Return the answers as a list. Raises CorpusError unless each is a Preference or a Rating."""
     checked = list(answers)
     for number, answer in enumerate(checked, 1):
         if not isinstance(answer, Preference | Rating):
             raise CorpusError(
-                f"pair {number} is not a kamon.finetuning.preferences.Preference: {answer!r:.80}"
+                f"pair {number} must be a Preference or a Rating of kamon.finetuning, "
+                f"not {answer!r:.80}"
             )
     return checked
 
@@ -314,11 +315,11 @@ def checked_answers(answers: Iterable[Feedback]) -> list[Feedback]:
 def common_pairs(
     n: int, seed: int, num_held_out: int = 0
 ) -> tuple[list[Preference], list[Preference]]:
-    """Return (pairs, held-out pairs) of names, of which the more common one is preferred.
+    """Return (training pairs, validation pairs) of names that prefer the more common one.
 
     Both names have the same sex and initial, and one was given at least TIMES_AS_COMMON times as
-    often. The sets share no name. The chosen name is drawn evenly from those that have a rarer one,
-    and the rejected one evenly from these.
+    often. The two sets share no name. Kamon chooses the common name evenly from all that have a
+    rarer one, and the rejected name evenly from its rarer ones.
     """
     n = require_int("the number of pairs", n, 1, MAX_PAIRS)
     num_held_out = require_int("num_held_out", num_held_out, 0, MAX_PAIRS)
@@ -338,7 +339,7 @@ def common_pairs(
 def drawn_pairs(
     groups: Sequence[list[tuple[int, str]]], n: int, rng: random.Random
 ) -> list[Preference]:
-    """Draw n pairs of names of the same group. groups: (how often it was given, name)."""
+    """Return n random pairs of names of one group. groups: (how often it was given, name)."""
     common: list[tuple[str, list[str]]] = []
     for group in groups:
         group.sort()
@@ -361,7 +362,7 @@ def drawn_pairs(
 def rule_pairs(texts: Iterable[str], rule: Rule) -> list[Preference]:
     """Pair each text that satisfies the rule with one that does not, in their order.
 
-    Raises: ConfigError if all texts satisfy it, or none.
+    Raises: ConfigError if all texts satisfy the rule, or none.
 
     >>> from kamon.finetuning.rules import parse_rule
     >>> rule_pairs(["anna", "bo", "lea"], parse_rule("len <= 2"))

@@ -1,7 +1,7 @@
 """A model that learns while you rate its samples: DPO from its base with all answers so far.
 
-Each alignment starts at the base again. So the model depends only on the answers, not on when it
-was aligned, and an answer that is taken back leaves no trace.
+Each alignment starts from the base again. So the model depends only on the answers, not on the time
+of the alignments. If you undo an answer, it has no effect.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ NUM_STEPS = 12
 BATCH_SIZE = 16
 LEARNING_RATE = 0.001
 TEMPERATURE = 1.0  # of proposals
-MAX_ATTEMPTS = 500  # samples drawn per proposal
-MAX_EXPONENT = 700.0  # the exponential of a larger number is no float
+MAX_ATTEMPTS = 500  # samples to try per proposal
+MAX_EXPONENT = 700.0  # exp of a little more overflows
 
 
 @dataclass(frozen=True)
 class Base:
-    """The model at which every alignment starts.
+    """The model that every alignment starts from.
 
     Attributes:
-        record: what training.json keeps of it (see `base_of`).
-        answers: those that the directory had already.
+        record: its record for training.json (see `base_of`).
+        answers: the answers that its directory already has.
     """
 
     model: Model
@@ -53,7 +53,7 @@ class Base:
 
 
 def opened(path: str | Path, threads: int | None = None) -> Base:
-    """Return the model in a directory. If it was rated, return its own base and the answers."""
+    """Return the model in a directory, or, for a rated model, its base and its answers."""
     model = load(path, threads=threads)
     known = model.training.tuning
     if known is None or known.kind != KIND:
@@ -77,7 +77,7 @@ def base_from(model: Model | str | Path, path: str | Path | None = None) -> Base
     Raises: ConfigError for a model of running text.
     """
     base = as_model(model, "the base").without_blend()
-    base.check_documents("ratings are of documents")
+    base.check_documents("rating")
     return Base(base, loop.base_of(base, path or model), [])
 
 
@@ -103,7 +103,8 @@ def align(
     """Return the base, aligned with all answers.
 
     Args:
-        should_stop: is asked after each step. If it raises, nothing is written.
+        should_stop: a function that returns True to stop after a step. If it raises an error, Kamon
+            writes nothing.
 
     Raises: CorpusError if the answers make no pair.
     """
@@ -129,9 +130,9 @@ def align(
 def proposals(
     model: Model, n: int, seed: int, answers: Sequence[Feedback], prompt: str | None = None
 ) -> list[str]:
-    """Return n unique samples that were not rated yet, or fewer after MAX_ATTEMPTS for each.
+    """Return n unique samples without a rating, or fewer after MAX_ATTEMPTS samples for each.
 
-    prompt: samples answer this prompt.
+    prompt: the prompt that the samples answer.
     """
     rated = texts_of(each for each in answers if each.prompt == prompt)
     return model.generate(
@@ -139,22 +140,22 @@ def proposals(
         temperature=TEMPERATURE,
         seed=seed,
         unique=True,
-        exclude=rated | {""},  # not min_len=1: engines draw many at once only without constraints
+        exclude=rated | {""},  # not min_len=1: engines batch samples only without constraints
         should_stop=lambda tried: tried >= MAX_ATTEMPTS * n,
         prompt=prompt,
     ).texts
 
 
 def needs_realignment(answers: Sequence[Feedback], num_aligned: int, every: int) -> bool:
-    """Return True if `every` answers have come since the first num_aligned of them."""
+    """Return True if at least `every` answers follow the first num_aligned answers."""
     return len(answers) - num_aligned >= every and bool(pairs_of(answers))
 
 
 def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> tuple[float, float]:
-    """Return how many times as likely as by the base (liked, disliked) texts have become.
+    """Return how many times as likely (liked, disliked) texts have become, compared with the base.
 
-    These are geometric means, over what was liked or chosen, and over what was disliked or
-    rejected; 1 if there is none.
+    These are geometric means, the first over all liked and chosen texts, the second over all
+    disliked and rejected texts. Without such texts it is 1.
     """
     gains: dict[bool, list[float]] = {True: [], False: []}
     texts = {(answer.prompt, liked): list[str]() for answer in answers for liked in gains}
@@ -171,8 +172,8 @@ def likelihood_gain(tuned: Model, base: Model, answers: Sequence[Feedback]) -> t
     return first, second
 
 
-Ask = Callable[[str], str]  # shows a question and returns a key of KEYS; "q" at the end of input
-KEYS = {False: "ynsuq", True: "absuq"}  # True: two samples are shown
+Ask = Callable[[str], str]  # shows a question and returns one of KEYS, or "q" at the end of input
+KEYS = {False: "ynsuq", True: "absuq"}  # True: for pairs of samples
 
 
 def change(ratio: float) -> str:
@@ -184,14 +185,14 @@ def change(ratio: float) -> str:
 
 @dataclass
 class RatingSession:
-    """A rating session, which appends each answer to `journal` at once.
+    """A rating session, which appends each answer to `journal` immediately.
 
     Attributes:
-        say: is called with each message.
+        say: a function that Kamon calls with each message.
         every: answers between two alignments.
         pairs: ask which of two samples is better.
-        prompt: samples answer this prompt.
-        model: aligned with the first `num_aligned` answers.
+        prompt: the prompt that the samples answer.
+        model: the model aligned with the first `num_aligned` answers.
     """
 
     base: Base
@@ -207,14 +208,14 @@ class RatingSession:
     model: Model | None = None
 
     def run(self, ask: Ask) -> None:
-        """Ask about samples until the answer is "q"."""
+        """Ask about samples until `ask` returns "q"."""
         while True:
             model = self.aligned()
             size = 2 if self.pairs else 1
             n = size * max(1, self.every - len(self.answers) % self.every)
             remaining = self.proposals(model, n, self.seed + len(self.answers))
             if len(remaining) < size:
-                self.say("the model has no more unrated names")
+                self.say("the model has no more names to rate")
                 return
             while len(remaining) >= size:
                 shown = remaining[:size]
@@ -243,7 +244,7 @@ class RatingSession:
 
     def undo(self) -> None:
         if not self.answers:
-            self.say("there is no answer to undo")
+            self.say("nothing to undo")
             return
         preferences.remove_last(self.journal)
         taken = self.answers.pop()
@@ -256,7 +257,7 @@ class RatingSession:
         self.say(f"undone: {shown}")
 
     def aligned(self) -> Model:
-        """Return the model for the next samples, aligned again if `every` answers have come."""
+        """Return the model for the next samples, aligned again after every `every` answers."""
         if self.model is None:
             self.model = self.base.model
         every = 1 if self.model is self.base.model else self.every
@@ -322,17 +323,17 @@ def rate(
     """Ask about samples until `ask` returns "q", and return the model aligned with all answers.
 
     Args:
-        model: the base, or its directory. A model that was rated continues with its answers.
+        model: the base, or its directory. For a rated model, Kamon continues with its answers.
         ask: shows a question and returns a key: "y" or "n" (with pairs "a" or "b"), "s" to skip,
-            "u" to take the last answer back, "q" to end.
-        journal: a JSON Lines file that keeps each answer at once.
+            "u" to undo the last answer, "q" to end.
+        journal: a JSON Lines file. Kamon saves each answer in it immediately.
         pairs: ask which of two samples is better.
-        prompt: samples answer this prompt.
+        prompt: the prompt that the samples answer.
         every: answers between two alignments.
         output: the model directory to write.
-        say: is called with each message.
+        say: a function that Kamon calls with each message.
 
-    Raises: CorpusError if no answer can be compared with another one.
+    Raises: CorpusError if the answers make no pair.
     """
     base = opened(model, threads) if isinstance(model, str | PathLike) else base_from(model)
     options = {"every": every, "pairs": pairs, "threads": threads, "prompt": prompt}

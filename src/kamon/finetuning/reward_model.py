@@ -1,8 +1,8 @@
 """A reward model: the same transformer, which predicts good or bad after a whole document.
 
 Two special tokens, `<|good|>` and `<|bad|>`, are targets after the end of a document. Its reward is
-r = log p(good) − log p(bad), the log odds of good, in nats. The model learns from pairs of which
-one document is preferred (Bradley and Terry 1952, doi:10.2307/2334029).
+r = log p(good) − log p(bad) in nats. The model learns from pairs of documents with one preferred
+document each (Bradley and Terry 1952, doi:10.2307/2334029).
 
 It also keeps learning the documents themselves, with a small weight. So it stays a language model
 that gives special tokens no probability inside a document. Source: Yang et al. 2024,
@@ -41,10 +41,10 @@ PICKED = {
     "dropout": 0.0,
 }
 LM_WEIGHT = 0.1
-NUM_PAIRS = 1_000  # of the built-in pairs: to learn from, and to hold out
+NUM_PAIRS = 1_000  # built-in pairs in the training set, and as many in the validation set
 NUM_BINS = 5
 ENDS = 2  # targets after a document: its end, then good or bad
-READ_FOR_ROWS = 100  # documents from which the rows of new tokens are computed
+READ_FOR_ROWS = 100  # documents that the rows of new tokens are computed from
 
 
 def is_reward_model(model: Model) -> bool:
@@ -57,7 +57,7 @@ def is_reward_model(model: Model) -> bool:
 def score_documents(
     engine: Engine, tokenizer: Tokenizer, documents: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the reward of each document in nats. documents: of `prompted`."""
+    """Return the reward of each document in nats. documents: tokens from `prompted`."""
     verdicts = (tokenizer.special[GOOD], tokenizer.special[BAD])
     batch = pack_sequences([*tokens, verdict] for tokens in documents for verdict in verdicts)
     logprobs = engine.logprobs(batch)
@@ -66,20 +66,20 @@ def score_documents(
 
 
 def last_targets(batch: PackedBatch) -> list[int]:
-    """Return which target is the last one of each document."""
+    """Return the index of the last target of each document."""
     return [end - d - 1 for d, end in enumerate(batch.offsets[1:], 1)]
 
 
 def reward_of(
     model: Model | str | Path, texts: Sequence[str], prompt: str | None = None
 ) -> list[float]:
-    """Return the reward of each text in nats: the log odds of good after it.
+    """Return the reward of each text in nats: log p(good) − log p(bad) after it.
 
     Args:
         model: a reward model, or its directory.
-        prompt: each text is an answer to this prompt.
+        prompt: the prompt that the texts answer.
 
-    Raises: ConfigError if the model is not a reward model, or if a text is too long for it;
+    Raises: ConfigError if the model is not a reward model, or if a text is too long for it.
         TokenizerError for a character that it does not know.
     """
     model = as_model(model, "the reward model")
@@ -111,10 +111,10 @@ def check_prompt(model: Model, prompt: str | None) -> None:
 def calibration(margins: Sequence[float], num_bins: int = NUM_BINS) -> dict[str, Any]:
     """Return accuracy, loss and calibration of a reward model on pairs.
 
-    The model prefers one text of a pair with probability σ(|margin|). The pairs are put into bins
-    of this probability, from ½ to 1. A margin of 0 counts as half right. calibration_error is the
-    expected calibration error: the mean difference between the predicted and the observed
-    accuracy of a bin, weighted by pairs (Guo et al. 2017, arXiv:1706.04599).
+    The model prefers one text of a pair with probability σ(|margin|). Kamon sorts the pairs into
+    bins of this probability, from ½ to 1. A margin of 0 counts as half right. calibration_error is
+    the expected calibration error: the mean difference between the predicted and the observed
+    accuracy of a bin, weighted by its pairs (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
         margins: r(chosen) − r(rejected) of each pair, in nats.
@@ -162,24 +162,24 @@ def reward_model(
 ) -> Model:
     """Return a reward model that starts from `model`.
 
-    Its accuracy and calibration on the held-out pairs are in `training.tuning`.
+    Its accuracy and calibration on the validation set are in `training.tuning`.
 
     Args:
         model: the base, or its directory.
         data: a JSON Lines file of pairs and ratings, a list of `Preference` and `Rating`, or
-            "common": built-in pairs of first names, of which the more common one is preferred.
-        held_out: pairs by which the best model is chosen. Default: about a tenth of `data`, which
-            shares no text with the rest.
-        num_pairs: pairs to make, for "common".
+            "common": built-in pairs of first names that prefer the more common one.
+        held_out: the validation set, which decides the best model. Default: about a tenth of
+            `data`, which shares no text with the rest.
+        num_pairs: number of pairs to make for "common".
         lm_weight: weight of the mean −log p of the documents themselves.
-        options: batch_size (pairs in a step), and the other settings of `loop.SETTINGS`; engine,
-            output and the like.
+        options: batch_size (pairs in a step), and the other settings of `loop.SETTINGS`. Also
+            engine, output and the other options of `kamon.train`.
 
-    The latter, and errors, are those of `kamon.train`.
+    Raises: the errors of `kamon.train`.
     """
     engine, run, settings = loop.run_arguments(options)
     base = as_model(model, "the base", **engine.keywords()).without_blend()
-    base.check_documents("a reward model judges documents")
+    base.check_documents("a reward model")
     if is_reward_model(base):
         raise ConfigError("the model is already a reward model", "start from its base")
     weight = require_float("lm_weight", lm_weight)
@@ -207,7 +207,7 @@ def reward_model(
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Finish an interrupted run of `reward_model` in `path`; the model is the same, bit for bit.
+    """Finish an interrupted run of `reward_model` in `path`. The model is the same, bit for bit.
 
     Args:
         how: see `resume_fine_tuning`.
@@ -221,7 +221,7 @@ def given_pairs(
     num_pairs: int,
     seed: int,
 ) -> tuple[preferences.Divided, str]:
-    """Return the pairs, and how messages call their source."""
+    """Return the pairs, and the name of their source in messages."""
     if held_out is None:
         pairs, source = preferences.load_pairs(data, num_pairs, NUM_PAIRS, seed)
     elif isinstance(data, str | PathLike):
@@ -267,7 +267,7 @@ def extended(
 
 
 class RewardModel(loop.FineTuneMethod):
-    """Learns the log odds of good after a document, by the Bradley–Terry loss of pairs."""
+    """Learns to predict good or bad after a document, with the Bradley–Terry loss of pairs."""
 
     def __init__(self, spec: loop.FineTuneSpec, _: loop.NewEngine) -> None:
         self.tokenizer, self.config = spec.tokenizer, spec.config
@@ -285,7 +285,7 @@ class RewardModel(loop.FineTuneMethod):
         return [prompted(self.tokenizer, prompt, pair[name])[0] for name in names]
 
     def margins(self, engine: Engine, docs: Sequence[Sequence[int]]) -> list[float]:
-        """Return r(chosen) − r(rejected) of each pair. docs: chosen and rejected ones in turn."""
+        """Return r(chosen) − r(rejected) of each pair. docs: chosen, rejected, chosen, …"""
         rewards = score_documents(engine, self.tokenizer, docs)
         return [c - r for c, r in zip(rewards[::2], rewards[1::2], strict=True)]
 

@@ -14,7 +14,7 @@ from kamon.data.documents import nfc
 from kamon.errors import ConfigError
 
 MAX_CHARS = 1000
-MAX_NOT = 50  # nesting of `not`; MAX_CHARS bounds that of parentheses
+MAX_NOT = 50  # nested `not`. MAX_CHARS limits nested parentheses
 MAX_DIGITS = 9
 TOKEN = re.compile(
     r"""(?P<space>\s+) | (?P<word>[A-Za-z_]\w*) | (?P<number>[0-9]+) | (?P<sign>[<>=!]=|[<>=])
@@ -44,15 +44,15 @@ Rule = Callable[[str], bool]
 
 
 def parse_rule(text: str) -> Rule:
-    """Return a function that is True for texts that fulfil a rule.
+    """Return a function that returns True for texts that satisfy a rule.
 
-    A rule compares a number with < <= > >= == !=, or tests for a text. The numbers are `len`, in
-    code points, and `vowels`: a, e, i, o, u, with or without accents. The tests are startswith "x",
+    A rule compares a number with < <= > >= == !=, or tests a text. The numbers are `len`, in code
+    points, and `vowels`: a, e, i, o, u, with or without accents. The tests are startswith "x",
     endswith "x", contains "x" and matches /regex/, which may match anywhere. `and`, `or`, `not` and
-    parentheses are Python's. No part of a rule is executed as code. Rules and texts are compared
-    in NFC.
+    parentheses work as in Python. Kamon executes no part of a rule as code. It compares rules and
+    texts in NFC.
 
-    Raises: ConfigError, which names the character at which the rule is wrong.
+    Raises: ConfigError with the position of the first wrong character.
 
     >>> rule = parse_rule('len <= 5 and not endswith "a"')
     >>> rule("ellis"), rule("ella")
@@ -67,11 +67,11 @@ def parse_rule(text: str) -> Rule:
 
 
 class Compiler:
-    """Parses one rule with Python's parser, and turns the allowed nodes into functions."""
+    """Parses a rule with Python's parser, and turns the allowed nodes into functions."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.places: list[int] = []  # position in the rule of each character of `source`
+        self.places: list[int] = []  # for each character of `source`, its position in the rule
 
     def fail(self, place: int, what: str) -> NoReturn:
         raise ConfigError(f"the rule {self.text!r:.200}, character {place + 1}: {what}")
@@ -86,9 +86,9 @@ class Compiler:
             tree = ast.parse(source, mode="eval")
         except SyntaxError as error:
             form = 'a rule looks like len <= 5 and not endswith "a"'
-            self.fail_at((error.offset or len(source) + 1) - 1, f"this does not fit there: {form}")
+            self.fail_at((error.offset or len(source) + 1) - 1, f"syntax error ({form})")
         except (MemoryError, RecursionError):
-            self.fail(0, "the parentheses are too deep")
+            self.fail(0, "too many nested parentheses")
         return self.rule(tree.body, 0)
 
     def source(self) -> str:
@@ -102,7 +102,7 @@ class Compiler:
                 self.fail(token.start(), self.why_not(python))
             if kind == "word" and python not in (*WORDS, "and", "or", "not"):
                 near = suggestion(python, WORDS)
-                self.fail(token.start(), f"there is no test {python!r:.60}{near}")
+                self.fail(token.start(), f"unknown word {python!r:.60}{near}")
             if kind == "number":
                 if len(python) > MAX_DIGITS:
                     self.fail(token.start(), "the number has too many digits")
@@ -124,14 +124,14 @@ class Compiler:
 
     def why_not(self, char: str) -> str:
         if char in "\"'/":
-            return f"what begins with {char} there does not end with {char}"
+            return f"the closing {char} is missing"
         if char == "!":
-            return "'!' is no comparison: < <= > >= == != are"
-        return f"{char!r} has no meaning there"
+            return "'!' is not a comparison: use < <= > >= == !="
+        return f"unexpected {char!r}"
 
     def rule(self, node: ast.expr, num_not: int) -> Rule:
         if num_not > MAX_NOT:
-            self.fail_at(node.col_offset, f"more than {MAX_NOT} `not` in one another")
+            self.fail_at(node.col_offset, f"more than {MAX_NOT} nested `not`")
         match node:
             case ast.BoolOp(op=op, values=values):
                 rules = [self.rule(value, num_not) for value in values]
@@ -167,11 +167,11 @@ class Compiler:
         return self.wanted(names[0] if names else "")
 
     def wanted(self, name: str) -> str:
-        """Return an error message that says what this word needs after it."""
+        """Return an error message about what must follow this word."""
         if name in NUMBERS:
-            return f"{name} is compared with one whole number, as in {name} <= 5"
+            return f"compare {name} with one whole number, as in {name} <= 5"
         if name == "matches":
             return "matches needs a regular expression between / and /"
         if name in TESTS:
             return f'{name} needs a text in quotes, as in {name} "a"'
-        return f"one of {', '.join(WORDS)} is needed there"
+        return f"expected one of {', '.join(WORDS)}"

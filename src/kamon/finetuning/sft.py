@@ -1,8 +1,8 @@
 """Supervised fine-tuning (SFT): a trained model learns to answer prompts from examples.
 
 An example is a document BOS prompt `<|answer|>` completion BOS. The model learns the completion and
-the end, and only reads the prompt. Each step also has documents of the base's own list, which have
-no prompt. So the model does not forget them, and still makes documents without a prompt.
+the end, and only reads the prompt. Each step also has documents of the base's own list, without a
+prompt. So the model does not forget them, and can still generate documents without a prompt.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ Learnable: TypeAlias = "str | Path | Iterable[Mapping[str, str]]"
 KEYS = ("prompt", "completion")
 BASE_SHARE = 0.3  # share of the base's documents in a step
 BATCH_SIZE = 32
-EPOCHS = 5  # over the examples, if num_steps is not given
+EPOCHS = 5  # passes over the examples, if num_steps is not given
 MIN_STEPS = 300
-MAX_EXAMPLES = 71_680  # bounds the default num_steps: 3,200 steps of the default size
+MAX_EXAMPLES = 71_680  # limits the default num_steps to 3,200 steps of the default size
 WARM_UP = 0.02  # share of all steps
-TEMPERATURE = 0.5  # of answers: the likely ones are better than those of a base at its temperature
-LEARNING_RATE_FACTOR = 2.0  # times the base's: new tokens have everything to learn
-READ = 200  # documents of the base by which new tokens are made unlikely
+TEMPERATURE = 0.5  # of answers: only the likely ones are good
+LEARNING_RATE_FACTOR = 2.0  # times the base's, because new tokens start untrained
+READ = 200  # documents of the base that make new tokens unlikely
 NUM_SHOWN = 8  # prompts that the model answers at the end, as examples
 MAX_EVAL_DOCS = 3_000  # documents of the base's validation set
-ACCEPTED_SETTINGS = (  # settings besides those of every kind
+ACCEPTED_SETTINGS = (  # settings besides `loop.SETTINGS`
     "block_size",
     "dropout",
     "gradient_accumulation_steps",
@@ -70,21 +70,21 @@ def sft(
 ) -> Model:
     """Return `model`, fine-tuned on examples with a prompt and a completion each.
 
-    About a tenth of the examples is held out, and shares no completion with the others (see
-    `divided`). The result is the model with the lowest loss on them. Completions that the base held
-    out are not learned. The model gets what it lacks: characters, a special token, and positions
-    for the longest example.
+    About a tenth of the examples is the validation set, which shares no completion with the
+    training set (see `divided`). The result is the model with the lowest validation loss. The model
+    does not learn completions of the base's validation set. Kamon adds the characters, the special
+    token and the positions that the examples need.
 
     Args:
         model: the base, or its directory.
         data: a JSON Lines file of {"prompt": "…", "completion": "…"}, a list of such mappings, or
             one of the built-in `instructions.TASKS`. An example that occurs twice counts twice.
         base_share: share of the base's documents in a step, from 0 to below 1.
-        options: num_steps, learning_rate and the other settings of `loop.SETTINGS`; block_size,
-            dropout, gradient_accumulation_steps and temperature; and what `kamon.train` takes
-            besides settings and data: engine, output, on_progress and the like.
+        options: num_steps, learning_rate and the other settings of `loop.SETTINGS`, block_size,
+            dropout, gradient_accumulation_steps and temperature. Also engine, output, on_progress
+            and the other options of `kamon.train`.
 
-    Errors are those of `kamon.train`.
+    Raises: the errors of `kamon.train`.
 
     >>> import kamon
     >>> base = kamon.train(["anna", "hanna", "nora"], num_steps=3)
@@ -102,7 +102,7 @@ def sft(
 
 
 def resume(path: str | Path, **how: Any) -> Model:
-    """Finish an interrupted run of `sft` in `path`; the model is the same, bit for bit.
+    """Finish an interrupted run of `sft` in `path`. The model is the same, bit for bit.
 
     Args:
         how: see `resume_fine_tuning`.
@@ -114,9 +114,9 @@ def resume(path: str | Path, **how: Any) -> Model:
 
 
 def examples_of(data: Learnable) -> tuple[list[loop.Example], str]:
-    """Return the examples, and how messages call them.
+    """Return the examples, and their name in messages.
 
-    Raises: CorpusError, which names the example or the line.
+    Raises: CorpusError with the number of the example or the line.
     """
     if isinstance(data, str) and data in instructions.TASKS:
         return list(instructions.examples(data)), data
@@ -170,8 +170,8 @@ def prepare(
 ) -> loop.FineTuneSpec:
     """Extend the model, choose the settings, measure the base, and return the spec.
 
-    record: what is kept of the base (see `base_of`); its measurements are added.
-    engine: measures the base.
+    record: the record of the base (see `base_of`). This function adds measurements.
+    engine: the engine that measures the base.
     """
     base_share = checked_share(model, base_share)
     settings = checked_settings(settings)
@@ -210,7 +210,7 @@ def checked_share(model: Model, base_share: float) -> float:
     base_share = require_float("base_share", base_share)
     if not 0 <= base_share < 1:
         raise ConfigError(f"base_share must be from 0 to below 1, not {base_share}")
-    model.check_documents("prompts and answers are documents")
+    model.check_documents("SFT")
     if base_share and model.training.corpus.packed:
         raise ConfigError(
             "the base was trained on a packed corpus and does not keep its documents",
@@ -247,7 +247,7 @@ def expanded(
 def picked(
     config: Config, num_examples: int, base_share: float = BASE_SHARE, **settings: Any
 ) -> dict[str, Any]:
-    """Return defaults for the settings: the steps make EPOCHS passes over the examples."""
+    """Return defaults for the settings. The steps make EPOCHS passes over the examples."""
     sizes = {"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1}
     given = replace(config, **sizes | {name: settings[name] for name in sizes & settings.keys()})
     learned = min(EPOCHS * num_examples, MAX_EXAMPLES) / (given.docs_per_step * (1 - base_share))
@@ -261,7 +261,7 @@ def picked(
 
 def encoded(tokenizer: Tokenizer, examples: Sequence[loop.Example]) -> list[tuple[IntArray, Span]]:
     """Return the tokens and the span of each example."""
-    known: dict[tuple[str, str], tuple[IntArray, Span]] = {}  # examples may be repeated
+    known: dict[tuple[str, str], tuple[IntArray, Span]] = {}  # examples may have duplicates
     for item in examples:
         pair = item["prompt"], item["completion"]
         if pair not in known:
@@ -273,14 +273,15 @@ def encoded(tokenizer: Tokenizer, examples: Sequence[loop.Example]) -> list[tupl
 def divided(
     examples: Sequence[loop.Example], tested_base: Iterable[str], split: str = SPLIT
 ) -> tuple[list[loop.Example], list[loop.Example]]:
-    """Return (training set, validation set): about a tenth, chosen by content, is held out.
+    """Return (training set, validation set).
 
-    The sets share no completion, and no prompt either, unless it is one of a few that many examples
-    have (see `preferences.held_out_texts`). An example occurs only once in the validation set. If
-    fewer than MIN_HELD_OUT examples would be held out, all are learned.
+    The validation set is about a tenth of the examples, chosen by their content. The sets share no
+    completion. They share a prompt only if many examples have it (see
+    `preferences.held_out_texts`). The validation set has no duplicates. It is empty if it would
+    have fewer than MIN_HELD_OUT examples.
 
     tested_base: the base's validation set. Examples with such a completion are in neither set.
-    split: SPLIT, or EARLIER_SPLIT for a run that was begun when whole examples were divided.
+    split: SPLIT, or EARLIER_SPLIT for an older run that divided whole examples.
     """
     spoilt = set(map(nfc, tested_base))
     usable = [pair for pair in examples if nfc(pair["completion"]) not in spoilt]
@@ -353,7 +354,7 @@ class SFT(loop.FineTuneMethod):
         return sft_loss(engine.logprobs(batch), sft_weights(spans, sizes))
 
     def finish(self, engine: Engine) -> dict[str, Any]:
-        """Return some prompts as examples, and the loss on the base's validation set."""
+        """Return some example prompts, and the loss on the base's validation set."""
         rng, prompts = random.Random(self.config.seed), list(self.prompts)
         measured: dict[str, Any] = {"prompts": rng.sample(prompts, min(len(prompts), NUM_SHOWN))}
         if self.base_held_out:

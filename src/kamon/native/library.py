@@ -1,4 +1,4 @@
-"""Loads the native library, and passes arrays to its functions."""
+"""Loads the native library and passes arrays to its functions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from functools import cache
 from mmap import mmap
 from typing import Any
 
-LEVELS = ("baseline", "avx2", "avx512")  # of instruction sets; the best one last
+LEVELS = ("baseline", "avx2", "avx512")  # instruction sets, the best one last
 DTYPES = {"float32": "f32", "float64": "f64"}
 SIZES = {"d": 8, "i": 4, "q": 8}  # bytes of a number
 
 WRONG_OFFSETS = "the offsets of a batch must rise from 0 to its number of tokens"
-WRONG_INDEX = "an index is none of the documents'"
+WRONG_INDEX = "an index is not the number of a document"
 
-# Arrays are passed as the address of their buffer. Each name and type is that of c_api.cpp.
+# An array is passed as the address of its buffer. The names and types are those of c_api.cpp.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "create": (c_int, [c_int] * 5 + [c_double] * 6 + [c_uint64, c_int, c_int64, c_void_p]),
     "destroy": (None, [c_void_p]),
@@ -83,18 +83,18 @@ def library_path(level: str) -> str:
 
 
 def why_not() -> str:
-    """Why there is no native engine here, as a sentence; empty where there is one."""
+    """Return a sentence that explains why the native engine is missing, or "" if it is not."""
     if os.path.exists(library_path("baseline")):
         return ""
     return (
         "the native engine is not built: it needs a C++17 compiler (g++ or clang++) "
-        "at the time when Kamon is installed"
+        "when you install Kamon"
     )
 
 
 @cache
 def best_level() -> str:
-    """The best instruction set of those built that this processor has."""
+    """Return the best of the built instruction sets that this processor has."""
     probe = ctypes.CDLL(library_path("baseline")).kamon_level_f32
     probe.restype = c_int
     has = probe()
@@ -107,7 +107,7 @@ def best_level() -> str:
 
 @cache
 def functions(dtype: str, level: str, kind: Any = ctypes.CDLL) -> dict[str, Callable[..., Any]]:
-    """The functions of a library. kind: ctypes.PyDLL for those that keep the GIL."""
+    """Return the functions of a library. kind: ctypes.PyDLL for functions that keep the GIL."""
     library = kind(library_path(level))
     found = {}
     for name, (result, arguments) in SIGNATURES.items():
@@ -119,12 +119,12 @@ def functions(dtype: str, level: str, kind: Any = ctypes.CDLL) -> dict[str, Call
 
 
 def exact(name: str) -> Callable[..., Any]:
-    """A function of the exact build."""
+    """Return a function of the exact build."""
     return functions("float64", best_level())[name]
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -136,10 +136,11 @@ from_buffer = (ctypes.c_char * 0).from_buffer
 def address(
     numbers: array[Any] | bytearray | memoryview | mmap, typecode: str = "", first: int = 0
 ) -> Any:
-    """An argument for a function of the library: where number `first` lies in memory.
+    """Return the address of number `first`, as an argument for a function of the library.
 
-    It keeps them alive, and their number as it is. typecode: what they must be, if they are
-    no plain bytes; ValueError for others.
+    While the result exists, the numbers stay in memory and cannot be resized.
+
+    typecode: the type of the numbers, or "" for bytes. Raises ValueError for another type.
     """
     if typecode:
         check_numbers("numbers", numbers, typecode)
@@ -149,7 +150,7 @@ def address(
 
 
 def zeros(n: int, typecode: str = "d") -> array[Any]:
-    """An array of n zeros. MemoryError for more than there can be."""
+    """Return an array of n zeros. Raises MemoryError if n is too large."""
     try:
         return array(typecode, bytes(SIZES[typecode] * n)) if n > 0 else array(typecode)
     except OverflowError:
@@ -157,7 +158,7 @@ def zeros(n: int, typecode: str = "d") -> array[Any]:
 
 
 def check_numbers(name: str, numbers: Any, typecode: str) -> None:
-    """ValueError for what is no array of this type, and no view of such numbers."""
+    """Raise ValueError unless `numbers` is an array of this type or a view of such numbers."""
     if isinstance(numbers, array) and numbers.typecode == typecode:
         return
     found = getattr(numbers, "typecode", getattr(numbers, "format", None))
@@ -167,7 +168,7 @@ def check_numbers(name: str, numbers: Any, typecode: str) -> None:
 
 
 def raise_for(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
-    """Raise what an Error of errors.hpp means, but for `stopped`."""
+    """Raise the exception for an Error of errors.hpp, except for `stopped`."""
     if error == 1:
         raise MemoryError
     if error == 2:
@@ -182,4 +183,4 @@ def raise_for(error: int, vocab_size: int = 0, block_size: int = 0) -> None:
     if error == 6:
         raise ValueError(WRONG_OFFSETS)
     if error == 7:
-        raise ValueError("there is no model of these sizes")
+        raise ValueError("a model of these sizes is not possible")

@@ -1,7 +1,7 @@
-"""`shuffle` and `gauss` of random.Random for many numbers at once: the same ones, computed faster.
+"""Faster `shuffle` and `gauss` of random.Random for many numbers, with the same results.
 
-Both leave the generator where Python's own methods leave it, so that they mix freely. Where the
-native engine is not built, Python's own methods do the work.
+The generator's state afterwards is the same too, so a program can also call Python's own methods.
+These do the work if the native engine is not built.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from kamon.files.spill import IntArray, typecode_of
 from kamon.native import library
 
-MIN_NATIVE = 500  # for fewer, handing over the state costs more than it saves
+MIN_NATIVE = 500  # numbers: for fewer, copying the state takes longer than it saves
 
 
 def shuffle(rng: random.Random, items: list[Any] | IntArray) -> None:
-    """What `rng.shuffle(items)` does; numbers need no memory for it."""
+    """Do the same as `rng.shuffle(items)`. Shuffling an array needs no extra memory."""
     known = isinstance(items, list) or typecode_of(items) in ("i", "I", "q", "Q")
     if len(items) < MIN_NATIVE or len(items) >= 2**32 or not known or not can_use_native(rng):
-        rng.shuffle(items)  # type: ignore[arg-type]  # a view can be written to, too
+        rng.shuffle(items)  # type: ignore[arg-type]  # a view is writable too
         return
     version, words, spare = rng.getstate()
     state = array("I", words)
@@ -36,7 +36,7 @@ def shuffle(rng: random.Random, items: list[Any] | IntArray) -> None:
 
 
 def gauss(rng: random.Random, std: float, n: int) -> array[float]:
-    """n times what `rng.gauss(0, std)` returns, as an array of 'd'."""
+    """Return n results of `rng.gauss(0, std)` as an array of 'd'."""
     if n < MIN_NATIVE or not can_use_native(rng):
         return array("d", [rng.gauss(0, std) for _ in range(n)])
     version, words, spare = rng.getstate()
@@ -50,5 +50,5 @@ def gauss(rng: random.Random, std: float, n: int) -> array[float]:
 
 
 def can_use_native(rng: random.Random) -> bool:
-    """Whether the native code is there, and this generator is the one that it knows."""
+    """Return whether the native code is built and knows this generator."""
     return type(rng) is random.Random and rng.getstate()[0] == 3 and not library.why_not()

@@ -1,7 +1,7 @@
-"""The n-grams of `kamon.ngrams.reference`, number for number, counted and looked up in C++.
+"""The n-grams of `kamon.ngrams.reference`, counted and looked up in C++ with the same results.
 
-One count serves every order up to its own: all orders use the same counts but for their longest
-k-grams. If the native engine is not built, `kamon.ngrams.reference` itself does the work.
+One count serves all lower orders too, because they use the same counts except for their longest
+k-grams. If the native engine is not built, `kamon.ngrams.reference` does the work.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from kamon.ngrams.reference import (
     train_ngram,
 )
 
-MAX_TOKENS_PER_CALL = 1 << 17  # in one call, which no signal can interrupt
+MAX_TOKENS_PER_CALL = 1 << 17  # because no signal can interrupt a call
 
 
 @dataclass(frozen=True, eq=False)
 class NativeNgram:
-    """What `kamon.ngrams.reference.Ngram` is; `counts` are of its order or a higher one."""
+    """The same as `kamon.ngrams.reference.Ngram`. `counts` have its order or a higher one."""
 
     config: Config
     order: int
@@ -57,11 +57,11 @@ class NativeNgram:
         return self.counts.logprobs(batch, self.order, self.order)[0]
 
     def logprobs_of_orders(self, batch: PackedBatch) -> list[array[float]]:
-        """The `logprobs` of the n-grams of order 1, 2 … `order` that learned the same, at once."""
+        """Return the `logprobs` of the n-grams of order 1, 2 … `order` from the same counts."""
         return self.counts.logprobs(batch, 1, self.order)
 
     def of_order(self, order: int) -> NativeNgram:
-        """The n-gram of this order, no higher than its own, that learned the same."""
+        """Return the n-gram of this order from the same counts. It must not be a higher order."""
         if not 1 <= order <= self.order:
             raise ValueError(f"order {order} is not from 1 to {self.order}")
         return replace(self, order=order)
@@ -93,7 +93,7 @@ class NativeNgram:
 
 
 class Counts:
-    """What C++ keeps of the learned documents; `longest` is how many tokens one has at most."""
+    """The counts in C++. `longest` is the number of tokens of the longest document."""
 
     def __init__(self, docs: PackedBatch, vocab_size: int, order: int) -> None:
         self.made_of = docs, vocab_size, order
@@ -123,7 +123,7 @@ class Counts:
     def logprobs(self, batch: PackedBatch, low: int, high: int) -> list[array[float]]:
         """Return log p in nats of every target, for the orders low … high."""
         arguments = native.batch_arguments(batch)[:3]
-        stride = len(batch.tokens) + 1  # more than there are targets, even if there are none
+        stride = len(batch.tokens) + 1  # more than the number of targets, even for 0
         out = library.zeros(stride * (high - low + 1))
         done = 0
         for first, last in pieces(batch):
@@ -137,9 +137,9 @@ class Counts:
 
 
 def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
-    """The documents in pieces, each from its first document to before the first of the next.
+    """Yield (first, last) for pieces of the documents, each with documents first … last − 1.
 
-    None has more than MAX_TOKENS_PER_CALL, but one that is a single document.
+    Only a piece of a single document has more than MAX_TOKENS_PER_CALL tokens.
     """
     if docs.offsets[0] != 0 or docs.offsets[-1] != len(docs.tokens):
         raise ValueError(WRONG_OFFSETS)
@@ -152,14 +152,14 @@ def pieces(docs: PackedBatch) -> Iterator[tuple[int, int]]:
 
 
 def check_documents(error: int, vocab_size: int, docs: PackedBatch | None = None) -> None:
-    """Raise what an Error of errors.hpp means."""
+    """Raise the exception for an Error of errors.hpp."""
     if error == 2 and docs is not None:
         check_tokens(docs.tokens, vocab_size)
     raise_for(error, vocab_size)
 
 
 def count_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram | NativeNgram:
-    """What `train_ngram` returns, or the same in C++ wherever that is built. The same errors.
+    """Return the result of `train_ngram`, in C++ if that is built. The errors are the same.
 
     >>> from kamon.engines.batch import pack_sequences
     >>> ngram = count_ngram(pack_sequences([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
@@ -172,7 +172,7 @@ def count_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram | N
 
 def native_ngram(docs: PackedBatch, vocab_size: int, order: int) -> NativeNgram:
     order = checked_order(order)
-    config = Config(vocab_size=vocab_size)  # refuses what is no size
+    config = Config(vocab_size=vocab_size)  # raises an error if the size is not possible
     counts = Counts(docs, vocab_size, order)
     return NativeNgram(replace(config, block_size=max(1, counts.longest - 1)), order, counts)
 
@@ -180,10 +180,10 @@ def native_ngram(docs: PackedBatch, vocab_size: int, order: int) -> NativeNgram:
 def best_ngram(
     learned: PackedBatch, tested: PackedBatch, vocab_size: int, max_order: int
 ) -> tuple[Ngram | NativeNgram, list[float]]:
-    """The n-gram to which the tested documents cost the fewest nats, of order 1, 2 … max_order.
+    """Return the n-gram of order 1, 2 … max_order with the fewest nats on the tested documents.
 
-    Of equal ones the lowest order. And these nats, of all targets, for every order. The errors are
-    those of `train_ngram`.
+    Of equal ones, it has the lowest order. Also return the total nats for each order. The errors
+    are those of `train_ngram`.
     """
     max_order = checked_order(max_order)
     if library.why_not():
@@ -192,7 +192,7 @@ def best_ngram(
             trained = train_ngram(learned, vocab_size, order)
             nats.append(-math.fsum(trained.logprobs(tested)))
             if nats.index(min(nats)) + 1 == order:
-                best = trained  # only two at a time are in memory
+                best = trained  # so only two are in memory at a time
         return best, nats
     ngram = native_ngram(learned, vocab_size, max_order)
     nats = [-math.fsum(logprobs) for logprobs in ngram.logprobs_of_orders(tested)]

@@ -1,14 +1,16 @@
-"""Counted n-grams, smoothed: the baseline that a GPT must beat.
+"""Smoothed n-grams, the baseline that a GPT must beat.
 
-Interpolated modified Kneser-Ney. With order N, the probability of w after the context h, the last
-N − 1 tokens at most, mixes what was counted after h with the same for h without its first token:
+This is interpolated modified Kneser-Ney. The context h is the last N − 1 tokens or fewer, for order
+N. The probability of w after h mixes the counts after h with the probability after a shorter h:
 
     p(w | h) = (a(hw) − D(a(hw))) / a(h·)  +  left(h) · p(w | h without its first token)
     left(h) = Σ_w D(a(hw)) / a(h·)
+    a(h·) = Σ_w a(hw)
 
-where a(h·) = Σ_w a(hw), and a token that was never counted after h adds nothing to the first term.
-After the empty context comes the uniform distribution: no token has probability 0. A context never
-seen leaves all to the shorter one. `adjusted_counts` says what a is, `discounts` what D is.
+`adjusted_counts` defines a, and `discounts` defines D. If w was never counted after h, the first
+term is 0. For a context that was never seen, the probability is that of the shorter context. The
+empty context is mixed with the uniform distribution, so no token has probability 0.
+
 Source: Chen and Goodman 1999, "An empirical study of smoothing techniques for language modeling"
 (doi:10.1006/csla.1999.0128).
 """
@@ -33,11 +35,12 @@ Gram = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Ngram:
-    """A trained n-gram; what `kamon.generation.sampling` asks of an engine, it has.
+    """A trained n-gram, which `kamon.generation.sampling` can use like an engine.
 
-    config: vocab_size, and block_size, at which a sample stops; an n-gram uses no other setting.
-    contexts: of each context seen, from the empty one to `order` − 1 tokens, what it leaves to the
-    shorter one and the share of each token counted after it; all of these add up to 1.
+    Attributes:
+        config: vocab_size and block_size, at which a sample stops. It uses no other settings.
+        contexts: for each context seen, of 0 to `order` − 1 tokens, its left(h) and the share of
+            each token counted after it. All of these add up to 1.
     """
 
     config: Config
@@ -45,9 +48,9 @@ class Ngram:
     contexts: dict[Gram, tuple[float, dict[int, float]]] = field(repr=False)
 
     def probabilities(self, context: Sequence[int]) -> list[float]:
-        """p (V,) of each token after `context`: the document from its opening BOS, or its end.
+        """Return p (V,) of each token after `context`, which is all or the end of a document.
 
-        ValueError for a token outside the vocabulary.
+        The document begins with BOS. Raises ValueError for a token outside the vocabulary.
         """
         check_tokens(context, self.config.vocab_size)
         vocab_size, size = self.config.vocab_size, len(context)
@@ -55,7 +58,7 @@ class Ngram:
         for begin in range(size, max(0, size - self.order + 1) - 1, -1):
             entry = self.contexts.get(tuple(context[begin:]))
             if entry is None:
-                break  # a context that starts earlier was not seen either
+                break  # so longer contexts were not seen either
             left, shares = entry
             found = [left * p for p in found]
             for token, share in shares.items():
@@ -63,9 +66,9 @@ class Ngram:
         return found
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
-        """Return log p of every target in nats, document by document, as `Engine.logprobs` does.
+        """Return log p of every target in nats, document by document, like `Engine.logprobs`.
 
-        Documents may have any length. ValueError for a token outside the vocabulary.
+        Documents may have any length. Raises ValueError for a token outside the vocabulary.
         """
         batch.check()
         check_tokens(batch.tokens, self.config.vocab_size)
@@ -75,7 +78,7 @@ class Ngram:
         for document in map(tuple, batch):
             for place in range(1, len(document)):
                 target, p = document[place], uniform
-                # The steps of `probabilities`, for one token: the same bits.
+                # The steps of `probabilities` for one token, with the same bits.
                 for begin in range(place, max(0, place - room) - 1, -1):
                     entry = contexts.get(document[begin:place])
                     if entry is None:
@@ -90,7 +93,7 @@ class Ngram:
 
 
 class NextToken(Protocol):
-    """The counts that a decoder reads: those of `Ngram`, or of the native n-gram."""
+    """The probabilities that a decoder reads: those of `Ngram` or of the native n-gram."""
 
     @property
     def config(self) -> Config: ...
@@ -103,14 +106,14 @@ class NextToken(Protocol):
 
 
 class NgramDecoder:
-    """One document, read token by token; keeps no more of it than the n-gram looks at."""
+    """Reads one document token by token. It keeps only the tokens that the n-gram needs."""
 
     def __init__(self, ngram: NextToken) -> None:
         self.ngram = ngram
         self.context: Gram = ()
 
     def push(self, token: int) -> list[float]:
-        """The logits (V,) of the token after this one: log p, so that softmax gives p again."""
+        """Return the logits (V,) of the next token. They are log p, so that softmax returns p."""
         check_tokens([token], self.ngram.config.vocab_size)
         read = (*self.context, token)
         self.context = read[max(0, len(read) - self.ngram.order + 1) :]
@@ -120,8 +123,11 @@ class NgramDecoder:
 def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:
     """Return the n-gram of these documents.
 
-    Samples stop at block_size, as many tokens as the longest document has targets. ConfigError for
-    an order that is not from 1 to MAX_ORDER, ValueError for a token outside the vocabulary.
+    Samples stop at block_size, the number of targets of the longest document.
+
+    Raises:
+        ConfigError: the order is not from 1 to MAX_ORDER.
+        ValueError: a token is outside the vocabulary.
 
     >>> from kamon.engines.batch import pack_sequences
     >>> ngram = train_ngram(pack_sequences([[2, 0, 1, 2], [2, 0, 2]]), vocab_size=3, order=2)
@@ -157,12 +163,12 @@ def train_ngram(docs: PackedBatch, vocab_size: int, order: int = 6) -> Ngram:
 
 
 def adjusted_counts(documents: list[Gram], order: int) -> list[Counter[Gram]]:
-    """a of each k-gram, k from 1 to `order`; its last token is a target, never the opening BOS.
+    """Return a of each k-gram, for k from 1 to `order`. Its last token is a target.
 
-    The longest k-grams are counted as often as they occur. A shorter one counts each different
-    token that stands before it once: it is asked where the longer context knows nothing, so what
-    matters is in how many contexts it was at home, not how often. Where it opens a document there
-    is no token before it and no longer context to ask first, and each occurrence counts.
+    A k-gram with k = `order` counts as often as it occurs. A shorter one counts once for each
+    different token before it, because it matters most if the longer context is unknown. So its
+    number of contexts is important, and not how often it occurs. At the start of a document there
+    is no longer context, and each occurrence counts.
     """
     first = 1 if order == 1 else 0
     counts = Counter(
@@ -182,13 +188,13 @@ def adjusted_counts(documents: list[Gram], order: int) -> list[Counter[Gram]]:
 
 
 def discounts(num_grams: Counter[int]) -> tuple[float, float, float, float]:
-    """(0, D(1), D(2), D(3 or more)), where num_grams[j] is how many k-grams are counted j times.
+    """Return (0, D(1), D(2), D(3 or more)). num_grams[j] is the number of k-grams counted j times.
 
         D(j) = j − (j + 1) · Y · num_grams[j + 1] / num_grams[j]
         Y = num_grams[1] / (num_grams[1] + 2 · num_grams[2])
 
-    D(j) must take something of j and leave something. Where too few k-grams are counted so rarely
-    for the formula to give such a number, half of j is taken.
+    D(j) must be above 0 and below j. If there are too few of these k-grams, so that the formula
+    does not give such a number, D(j) is half of j.
     """
     found = [0.0]
     for j in (1, 2, 3):
@@ -201,7 +207,7 @@ def discounts(num_grams: Counter[int]) -> tuple[float, float, float, float]:
 
 
 def checked_order(order: int) -> int:
-    """The order. ConfigError for what is none."""
+    """Return the order. Raises ConfigError if it is not possible."""
     return require_int("order", order, 1, MAX_ORDER)
 
 

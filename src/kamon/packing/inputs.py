@@ -1,4 +1,4 @@
-"""The inputs of packing: which files there are, and the text of any piece of one, however long."""
+"""The inputs of packing: the files, and the text of any part of a file of any size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from kamon.config import suggestion
+from kamon.data.builtin import BUILT_IN
 from kamon.data.corpus import in_blocks
 from kamon.data.documents import BLOCK
 from kamon.data.readers import (
@@ -25,12 +26,12 @@ from kamon.data.readers import (
 from kamon.data.tables import FORMATS, entries_in, find_header, format_of, json_texts
 from kamon.errors import ConfigError, CorpusError
 
-Report = Callable[[int, int], object]  # called with the bytes just read and the tokens just made
+Report = Callable[[int, int], object]  # its arguments: new bytes read, new tokens made
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was when Kamon found it. path: as given. format: one of FORMATS."""
+    """A file when Kamon found it. path: as the user gave it. format: one of FORMATS."""
 
     path: str
     size: int
@@ -44,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Piece:
-    """The lines of a source, given by its number, that begin in the bytes begin … end − 1."""
+    """The lines of source number `source` that begin in the bytes begin … end − 1."""
 
     source: int
     begin: int
@@ -52,14 +53,13 @@ class Piece:
 
 
 def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[Source], int]:
-    """Return the files, those in folders in order of their names, and the number of hidden ones.
+    """Return the files (those in a folder by name), and the number of hidden ones.
 
     Args:
-        paths: files and folders. Hidden files in folders are left out.
-        format: of all files, by default chosen by each file's ending.
+        paths: files and folders. Kamon leaves out hidden files in folders.
+        format: format of all files. By default, Kamon chooses it by the file's extension.
 
-    Raises: ConfigError or CorpusError if a file does not exist, cannot be read twice, or is named
-    twice.
+    Raises: ConfigError or CorpusError if a file is missing, named twice, or not readable twice.
     """
     if format is not None and format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{suggestion(format, FORMATS)}")
@@ -70,6 +70,11 @@ def find_sources(paths: Sequence[str], format: str | None = None) -> tuple[list[
         if path == "-":
             raise ConfigError(
                 "standard input cannot be packed, because it can be read only once", "give a file"
+            )
+        if path in BUILT_IN and not os.path.exists(path):
+            raise CorpusError(
+                f"no file {path}: `kamon pack` reads files, not built-in lists",
+                f"write the list to a file with `kamon clean {path} -o {path}.txt`",
             )
         files, hidden = files_in(path) if os.path.isdir(path) else ([path], 0)
         num_hidden += hidden
@@ -108,7 +113,7 @@ def stat_of(path: str) -> os.stat_result:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        with open_source(path, name_of(path)) as file:  # raises an error that says why
+        with open_source(path, name_of(path)) as file:  # raises an error with the reason
             status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise CorpusError(f"{name_of(path)} is not a regular file", "copy it to a file first")
@@ -118,11 +123,12 @@ def stat_of(path: str) -> os.stat_result:
 def split_source(
     sources: Sequence[Source], max_bytes: int, *, whole_texts: bool
 ) -> list[list[Piece]]:
-    """Cut all files into units of work of up to `max_bytes` bytes.
+    """Return all files as units of work of up to `max_bytes` bytes.
 
-    Small files share a unit, in their order. Kamon cuts a longer file if it can be read from any
-    place on and its lines are independent. With `whole_texts`, the lines of text files are not. Any
-    other longer file is one unit.
+    Small files share a unit, in their order. Kamon cuts a longer file if reading can start at any
+    place and its lines are independent. Otherwise, a longer file is one unit.
+
+    whole_texts: whether each text file is one document, so that its lines are not independent.
     """
     divisible = ("jsonl",) if whole_texts else ("text", "jsonl")
     units: list[list[Piece]] = []
@@ -143,13 +149,13 @@ def split_source(
 
 
 def is_cut(source: Source) -> bool:
-    """Whether its bytes are text from any line on. UTF-16 and compressed files are not."""
+    """Return True if reading can start at any line. UTF-16 and compressed files do not allow it."""
     with open_source(source.path, source.name) as file:
         return not file.read(10).startswith((*UTF_16_MARKS, *COMPRESSED))
 
 
 def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
-    """Return the notes about how a CSV or TSV file begins."""
+    """Return the notes about the first lines of a CSV or TSV file."""
     whole = texts(source, Piece(0, 0, source.size), ignore_progress)
     lines = chain.from_iterable(lines_of(whole))
     head, _ = find_header(source.name, lines, source.format, column, header)
@@ -157,9 +163,9 @@ def notes_of(source: Source, column: str | None, header: bool) -> list[str]:
 
 
 def texts(source: Source, piece: Piece, report: Report, number: int = 1) -> Iterator[str]:
-    r"""Yield the text of a piece as it arrives. Line ends are \n, and there is no byte order mark.
+    r"""Yield the text of a piece in parts, with \n as line end and without a byte order mark.
 
-    number: of its first line. Raises CorpusError for invalid text, and if the file has changed.
+    number: number of its first line. CorpusError if the text is invalid or the file has changed.
     """
     with open_source(source.path, source.name) as file:
         status = os.fstat(file.fileno())
@@ -186,7 +192,7 @@ def ignore_progress(_num_bytes: int, _num_tokens: int) -> None:
 
 
 def line_start(file: BinaryIO, place: int) -> int:
-    r"""Return where the first line begins at `place` or after it. Lines end in \n here."""
+    r"""Return the start of the first line at or after `place`. Lines end in \n here."""
     if place == 0:
         return 0
     file.seek(place - 1)
@@ -204,12 +210,12 @@ def entries(
     number: int = 1,
     header: bool = True,
 ) -> Iterator[list[str]]:
-    """Yield the lines, records or cells of a piece, many at a time, with blank ones.
+    """Yield lists of the lines, records or cells of a piece, including blank ones.
 
     Args:
         source, piece: what to read.
         column, header: as in `kamon.data.corpus.read`.
-        report: called with the bytes just read and 0.
+        report: called with the number of new bytes read, and 0.
         number: number of the first line.
     """
     lines = check_line_lengths(lines_of(texts(source, piece, report, number)), source.name, number)

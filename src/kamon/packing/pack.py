@@ -1,17 +1,18 @@
 """Packing: encode a corpus of any size in parallel and in bounded memory, resuming after a kill.
 
-Kamon cuts the files into units of bounded size. Each unit makes shards of its own, which do not
-depend on the process or the time. It then writes a record that names them, so that no finished unit
-is packed again. If a tokenizer or the split must know the corpus first, a survey of all units comes
-before, with records of its own.
+Kamon cuts the files into units of bounded size. It writes the shards of each unit, then a record
+that names them, so that it never packs a finished unit again. The shards do not depend on the
+process or the time. If the tokenizer or the split needs the whole corpus first, Kamon surveys all
+units before it packs them. The survey of each unit has its own record.
 
-Until `shards.json` (see shards.py) is written and replaces them, the directory has:
+While packing, the directory has these files. `shards.json` (see shards.py) replaces them at the
+end.
 
-    plan.json             what is packed and how. Another plan cannot resume this directory.
-    survey-000000.json    for a unit: its characters, number of documents, lengths of its texts
-    survey-000000.keys    and up to MAX_RANKED different keys of its documents (see split.py). The
-        keys of all units decide which documents are held out.
-    unit-000000.json      for a unit: its shards
+    plan.json             the inputs and options. Another plan cannot resume this directory.
+    survey-000000.json    of a unit: its characters, number of documents, lengths of its texts
+    survey-000000.keys    up to MAX_RANKED different keys of its documents (see split.py). The
+        keys of all units decide which documents are in the validation set.
+    unit-000000.json      of a unit: its shards
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kamon.data.readers import stream_lines
 from kamon.data.tables import TABLES
 from kamon.errors import ConfigError, CorpusError, KamonError, StoreError
 from kamon.files.atomic import replace_file, sync_folder
@@ -59,8 +61,8 @@ RECORD_OR_SHARD = re.compile(
     r"|(train|held_out)-[0-9]{6,}-[0-9]{3,}\.(tokens|offsets)"
 )
 UNFINISHED = re.compile(r"\.(new-[0-9a-f]{12}|[a-z0-9-]+\.(json|keys)\..*)")
-SAMPLE_CHARS = 16_000_000  # characters that a tokenizer is trained on
-SAMPLE_UNITS = 64  # units that they come from
+SAMPLE_CHARS = 16_000_000  # maximum number of characters to train a tokenizer
+SAMPLE_UNITS = 64  # maximum number of units they come from
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class PackProgress:
 
     Attributes:
         stage: "survey" or "unit".
-        num_bytes: bytes of the input that were read, also in earlier runs.
-        total_bytes: bytes of the input.
-        num_tokens: tokens made in this run.
+        num_bytes: bytes of the input that this run and earlier ones have read.
+        total_bytes: size of the input.
+        num_tokens: tokens that this run has made.
     """
 
     stage: str
@@ -85,13 +87,13 @@ class Packed:
     """The result of `pack`.
 
     Attributes:
-        manifest: what the directory contains.
-        num_bytes, num_tokens, seconds: of this run.
-        num_units: units of the plan.
-        num_units_before: units that earlier runs packed.
-        was_whole: whether everything was packed before.
-        num_hidden: hidden files and folders that were left out.
-        notes: for each note as of `kamon.data.corpus.Corpus`, how many tables have it.
+        manifest: the contents of the directory.
+        num_bytes, num_tokens, seconds: totals of this run.
+        num_units: number of units in the plan.
+        num_units_before: number of units that earlier runs packed.
+        was_whole: whether an earlier run packed everything.
+        num_hidden: number of hidden files and folders, which Kamon left out.
+        notes: number of tables for each note (see `kamon.data.corpus.Corpus`).
     """
 
     manifest: Manifest
@@ -114,19 +116,19 @@ def pack(
     overwrite: bool = False,
     on_progress: Callable[[PackProgress], object] | None = None,
 ) -> Packed:
-    """Encode files as token shards in the directory `output`, or resume a run that was stopped.
+    """Encode files as token shards in the directory `output`, or resume a stopped run.
 
     Args:
         inputs: files and folders.
-        output: a new directory, or one that a stopped run left.
-        options: how to pack; by default `PackOptions()`.
-        jobs: number of processes. It changes no bit of the shards.
-        overwrite: start again if `output` was begun with other inputs or options.
+        output: a new directory, or that of a stopped run.
+        options: how to pack (by default `PackOptions()`).
+        jobs: number of processes. It does not change the shards.
+        overwrite: whether to start again if `output` has other inputs or options.
         on_progress: called at most ten times per second.
 
     Raises:
-        ConfigError, CorpusError, TokenizerError: an option or an input is not possible.
-        StoreError: `output` cannot be written, or was begun with other inputs or options.
+        ConfigError, CorpusError, TokenizerError: an option or an input is invalid.
+        StoreError: `output` cannot be written, or has other inputs or options.
     """
     given = str(output)
     options = options or PackOptions()
@@ -170,7 +172,7 @@ def own_files(name: str) -> bool:
 
 @contextmanager
 def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
-    """Hold the directory, and write the plan to it. Remove the directory if nothing was packed."""
+    """Hold the directory and write the plan. At the end, remove it if nothing was packed."""
     path = Path(plan.output)
     with ExitStack() as stack, write_errors(given):
         check_directory(path, given, "the shards")
@@ -180,7 +182,7 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
             path.mkdir(parents=True)
             sync_folder(path.parent)
             stack.callback(remove_empty, path)
-        # A directory of ours is empty, or has a plan or a manifest and only files of packing.
+        # The directory must be empty, or have a plan or manifest and only files of packing.
         finished = {name for name in os.listdir(path) if not UNFINISHED.fullmatch(name)} - {LOCK}
         if not all(map(own_files, finished)) or (finished and planned(path) is None):
             raise StoreError(f"{given} contains something other than shards", "choose another name")
@@ -196,14 +198,14 @@ def writing(given: str, plan: PackPlan, *, overwrite: bool) -> Iterator[Path]:
                 "choose another name, or start again with --overwrite",
             )
         if overwrite or before != plan.content:
-            (path / MANIFEST).unlink(missing_ok=True)  # first: it must not outlive its shards
+            (path / MANIFEST).unlink(missing_ok=True)  # first, as it needs its shards
             replace_file(path / PLAN, json.dumps(plan.content).encode())
             remove_outdated(path, lambda name: own_files(name) and name not in (LOCK, PLAN))
         yield path
 
 
 def planned(path: Path) -> Any:
-    """Return the content of the plan of what was packed or begun, or None if there is none."""
+    """Return the content of the plan of a finished or stopped run, or None."""
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         manifest = json.loads((path / MANIFEST).read_bytes())
         sources = [{k: v for k, v in file.items() if k != "shards"} for file in manifest["inputs"]]
@@ -224,12 +226,12 @@ def remove_outdated(path: Path, chosen: Callable[[str], object]) -> None:
 
 
 def remove_if_unused(path: Path, made: bool, kind: type[BaseException] | None, *_: object) -> None:
-    """Empty a directory again that was empty, if nothing was packed in it.
+    """Empty a directory that was empty before, if it has no packed unit.
 
-    A survey stays after Ctrl-C, for the next run. It goes after an error of Kamon, because the
-    input will change when the user corrects it.
+    After Ctrl-C, keep a survey for the next run. After an error of Kamon, delete it, because the
+    user will probably change the input.
 
-    kind: the type of the exception, or None.
+    kind: type of the exception, or None.
     """
     bad = kind is not None and issubclass(kind, KamonError)
     records = ("unit-",) if bad else ("unit-", "survey-")
@@ -243,7 +245,7 @@ def remove_empty(path: Path) -> None:
 
 
 def records(plan: PackPlan, stage: str) -> dict[int, Any]:
-    """Return the records of the finished units, without those that do not match their files."""
+    """Return the records of the finished units whose files are intact."""
     path = Path(plan.output)
     finished: dict[int, Any] = {}
     for unit in range(len(plan.units)):
@@ -257,7 +259,7 @@ def records(plan: PackPlan, stage: str) -> dict[int, Any]:
 
 
 class ProgressCounter:
-    """Counts the bytes and tokens of this run, and reports them."""
+    """Counts and reports the bytes and tokens of this run."""
 
     def __init__(
         self, plan: PackPlan, on_progress: Callable[[PackProgress], object] | None
@@ -269,7 +271,7 @@ class ProgressCounter:
         self.last_report = 0.0
 
     def begin(self, stage: str, before: int) -> None:
-        """Begin a stage. before: bytes that earlier runs processed."""
+        """Start a stage. before: bytes that earlier runs have processed."""
         self.stage, self.before = stage, before
         self.num_bytes = self.num_tokens = 0
 
@@ -290,7 +292,7 @@ def run(
     jobs: int,
     progress: ProgressCounter,
 ) -> list[Any]:
-    """Return the records of all units, in order, doing the work of those that are missing."""
+    """Do the work of the missing units, and return the records of all units in order."""
     done = records(plan, stage)
     missing = [unit for unit in range(len(plan.units)) if unit not in done]
     progress.begin(stage, sum(map(plan.size, done)))
@@ -305,7 +307,7 @@ def run(
 
 
 def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
-    """Survey the corpus, unless nothing of it is needed."""
+    """Return the survey of the corpus. It is empty if the plan does not need one."""
     if plan.tokenizer != "char" and plan.mode == "documents" and not plan.hold_out:
         return Survey(chars="", texts={}, held_out=range(0), split_within_docs=False)
     records = run("survey", partial(survey_unit, plan), plan, jobs, progress)
@@ -322,12 +324,13 @@ def survey(plan: PackPlan, jobs: int, progress: ProgressCounter) -> Survey:
 
 def raise_empty(plan: PackPlan) -> None:
     names = plan.sources[0].name if len(plan.sources) == 1 else "the input"
-    what = "has only blank lines" if plan.num_bytes else "is empty"
+    has_lines = any(next(stream_lines(source.path), None) for source in plan.sources)
+    what = "has only blank lines" if has_lines else "is empty"
     raise CorpusError(f"{names} {what}")
 
 
 def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
-    """Return the JSON of a new tokenizer, or of the one that an earlier run made."""
+    """Return the JSON of a new tokenizer, or of that of an earlier run."""
     path = Path(plan.output, TOKENIZER)
     if path.exists():
         return path.read_text(encoding="utf-8")
@@ -344,7 +347,7 @@ def make_tokenizer(plan: PackPlan, surveyed: Survey) -> str:
 
 
 def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) -> None:
-    """Write the manifest of all units, and remove what they left beside their shards."""
+    """Write the manifest of all units, and remove their temporary files."""
     path = Path(plan.output)
     shards: list[dict[str, Any]] = []
     of_source: list[list[str]] = [[] for _ in plan.sources]
@@ -355,7 +358,7 @@ def finish(plan: PackPlan, tokenizer: str, surveyed: Survey, done: list[Any]) ->
     if not shards:
         raise_empty(plan)
     shards.sort(key=lambda shard: SPLITS.index(shard["part"]))  # keeps the order within a part
-    # If documents are cut, the end of each is in the validation set.
+    # If Kamon cuts documents, the end of each is in the validation set.
     counted = SPLITS[1:] if surveyed.split_within_docs else SPLITS
     counts = [record["counts"] for record in done]
     text = tokenizer.encode()

@@ -1,4 +1,4 @@
-"""What is packed and how, cut into units of work that a worker does one by one."""
+"""The plan of packing: inputs, options, and units of work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kamon.storage.model_dir import load
 from kamon.tokenizers.base import BPE_VOCAB
 from kamon.tokenizers.load import read_tokenizer
 
-MIN_UNITS = 64  # units of a corpus, unless they would have fewer than MIN_UNIT_BYTES
+MIN_UNITS = 64  # fewer if they would be shorter than MIN_UNIT_BYTES
 MIN_UNIT_BYTES = 4 << 20
 SHARD_TOKENS = 100_000_000
 KINDS = ("tokens", "offsets")  # the files of a shard
@@ -36,12 +36,12 @@ class PackOptions:
     """How a corpus is packed.
 
     Attributes:
-        mode: what a document is: each entry, or each whole text file.
+        mode: "documents" if each entry is a document, "text" if each text file is one.
         tokenizer: "char", "bpe", or the path of a tokenizer.json or of a model directory.
-        vocab_size: tokens of a new BPE tokenizer.
-        column, format, header: as in `kamon.data.corpus.read`, for all inputs.
-        hold_out: whether to set a validation set aside.
-        shard_tokens: a shard ends with the document that brings it to so many tokens.
+        vocab_size: number of tokens of a new BPE tokenizer.
+        column, format, header: for all inputs (see `kamon.data.corpus.read`).
+        hold_out: whether to make a validation set.
+        shard_tokens: a shard ends after a document as soon as it has this many tokens.
     """
 
     mode: Mode = "documents"
@@ -64,7 +64,7 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Everything that determines the bits of the shards, and `output`, which does not."""
+    """Everything that determines the bits of the shards. Only `output` does not."""
 
     output: str
     mode: Mode
@@ -74,7 +74,7 @@ class PackPlan:
     format: str | None
     header: bool
     hold_out: bool
-    composed: bool  # whether texts are brought to NFC
+    composed: bool  # whether text is normalised to NFC
     shard_tokens: int
     unit_bytes: int
     sources: list[Source]
@@ -101,24 +101,25 @@ class PackPlan:
         return sum(piece.end - piece.begin for piece in self.units[unit])
 
     def is_one_text(self, source: Source) -> bool:
-        """Whether the whole file is one document."""
+        """Return True if the whole file is one document."""
         return self.mode == "text" and source.format == "text"
 
     def record_path(self, stage: str, unit: int) -> Path:
-        """Where the record of a unit is. A unit is finished if its record exists."""
+        """Return the path of a unit's record. A unit is finished if its record exists."""
         return Path(self.output, f"{stage}-{unit:06}.json")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What Kamon knows of a corpus before it encodes it.
+    """The facts about a corpus that Kamon needs before encoding it.
 
     Attributes:
         chars: the characters that occur.
         texts: for each source that is one document, its length in characters and its
-            `kamon.data.split.key`; None if it is blank.
+            `kamon.data.split.key`, or None if it is blank.
         held_out: the keys of the validation set.
-        split_within_docs: whether each document is cut, because there are too few.
+        split_within_docs: whether the validation set has the end of each document, because there
+            are few.
     """
 
     chars: str
@@ -130,7 +131,7 @@ class Survey:
 def make_plan(
     inputs: Sequence[str], output: str | Path, options: PackOptions
 ) -> tuple[PackPlan, str | None, int]:
-    """Return the plan, the JSON of the existing tokenizer if any, and the number of hidden files.
+    """Return the plan, the JSON of the existing tokenizer (if any), and the number of hidden files.
 
     Raises:
         ConfigError: an option does not fit the inputs, or an input and the output overlap.
@@ -149,14 +150,14 @@ def make_plan(
         from kamon.tokenizers.bpe import BytePairTokenizer
 
         settings["vocab_size"] = BPE_VOCAB if options.vocab_size is None else options.vocab_size
-        BytePairTokenizer.train([], settings["vocab_size"])  # raises for an impossible size now
+        BytePairTokenizer.train([], settings["vocab_size"])  # raises an error for an invalid size
     elif options.tokenizer != "char":
         name = options.tokenizer
         tokenizer = load(name).tokenizer if os.path.isdir(name) else read_tokenizer(name)
         existing, composed = tokenizer.to_json(), tokenizer.composed
         settings["tokenizer"] = sha256(existing.encode()).hexdigest()
     check_apart(inputs, str(output))
-    # Such units keep all processes busy without making small shards.
+    # This size keeps all processes busy without making small shards.
     unit_bytes = max(MIN_UNIT_BYTES, sum(source.size for source in sources) // MIN_UNITS)
     plan = PackPlan(
         output=os.path.abspath(output),
@@ -182,7 +183,7 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
 
 
 def difference(before: Any, now: dict[str, Any]) -> str:
-    """Describe in words what differs between the contents of two plans."""
+    """Return in words how the contents of two plans differ."""
     if not isinstance(before, dict) or any(before.get(name) != now[name] for name in VERSIONS):
         return "by another version of Kamon"
     for name, value in now.items():
@@ -192,13 +193,13 @@ def difference(before: Any, now: dict[str, Any]) -> str:
     for source in now["sources"]:
         same_path = missing.pop(source["path"], None)
         if same_path is None:
-            return f"{name_of(source['path'])} was no input"
+            return f"{name_of(source['path'])} was not an input"
         if same_path != source:
             return f"the input {name_of(source['path'])} has changed since"
     if missing:
         return f"the input {name_of(next(iter(missing)))} is missing now"
     same_order = before["sources"] == now["sources"]
-    return "by another version of Kamon" if same_order else "its inputs had another order"
+    return "by another version of Kamon" if same_order else "its inputs were in another order"
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Runs units of work in several processes, which end with this one however it ends."""
+"""Run units of work in several processes. They also end if this process is killed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ WAIT = 0.1  # seconds between reports
 Work = Callable[[int, Report], Any]
 
 
-class Stopped(Exception):  # noqa: N818 - no error
+class Stopped(Exception):  # noqa: N818 - not an error
     """Raised in a worker when the main process stops it."""
 
 
-# Set by `begin` in each worker.
+# `begin` sets these in each worker.
 worker_stop: tuple[Work, Any, Any]
 
 
 def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) -> dict[int, Any]:
-    """Return `work(unit, report)` for each unit. An error in one of them, or here, stops all.
+    """Return `work(unit, report)` for each unit. An error in any process stops all.
 
-    work: a function that can be pickled, like the errors it raises, because processes are spawned.
+    work: a function that can be pickled, because processes are spawned. So can its errors.
     """
     context = multiprocessing.get_context("spawn")
     counts = context.Array("q", 2)
@@ -64,7 +64,7 @@ def run_in_processes(work: Work, units: list[int], jobs: int, report: Report) ->
 def no_interrupt() -> Iterator[None]:
     """Postpone Ctrl-C.
 
-    Processes that are started here ignore it, and stop when the main process sets `stop`.
+    Processes that start meanwhile ignore it. They stop when the main process sets `stop`.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

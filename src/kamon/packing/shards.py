@@ -1,4 +1,4 @@
-"""A packed corpus: any number of tokens in mapped files, read when they are needed.
+"""A packed corpus: any number of tokens in mapped files, which are read on demand.
 
     shards.json                     the manifest, written last
     tokenizer.json
@@ -8,8 +8,8 @@
 
 In a shard, the documents follow one another. Each begins with BOS, and a last BOS ends the shard.
 Document d is tokens[offsets[d] : offsets[d + 1] + 1], with a BOS at both ends. The stream of a part
-is its shards in order, with one BOS where two of them meet. It does not depend on how the shards
-are cut.
+consists of its shards in order, with one BOS between two shards. Other shard sizes would give the
+same stream.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from kamon.tokenizers.load import tokenizer_from_json
 
 FORMAT = 1
 MANIFEST = "shards.json"
-PLAN = "plan.json"  # instead of it until all is packed
+PLAN = "plan.json"  # takes its place during packing
 TOKENIZER = "tokenizer.json"
 VERIFIED = "verified.json"
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 1 << 28
-MAX_OPEN_FILES = 256  # files mapped at a time: a process may not have very many
-NO_CHAR = bytes(range(0x80, 0xC0))  # of UTF-8: bytes that no character begins with
+MAX_OPEN_FILES = 256  # maximum mapped at a time, because the system limits it
+NO_CHAR = bytes(range(0x80, 0xC0))  # UTF-8 bytes that do not start a character
 TYPECODES = {2: "H", 4: "I", 8: "Q"}
 
 Part = Literal["train", "held_out"]
@@ -75,23 +75,22 @@ class Shard:
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether a path is a directory of shards, finished or not."""
+    """Return True if a path is a directory of shards, complete or not."""
     return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, PLAN))
 
 
 def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
-    """Open the shards in a directory for reading, mapped into memory.
+    """Return the shards in a directory, mapped into memory.
 
-    Kamon always compares the files' sizes.
+    Kamon always compares the sizes of the files.
 
     Args:
         path: the directory.
-        verify: when to compare the SHA-256 of all files. "once": unless Kamon has done so and no
-            file's size or time of change is different since. `verified.json` in the directory
-            records this. If it cannot be written, Kamon compares each time. "always" and "never":
-            as they say.
+        verify: when to compare the SHA-256 of all files: "always", "never" or "once". "once"
+            means the first time, and again if the size or time of change of a file differs from
+            `verified.json`. If Kamon cannot write that file, it compares each time.
 
-    Raises: StoreError names a file that is missing or damaged.
+    Raises: StoreError if a file is missing or damaged. The message names it.
     """
     path = Path(path)
     with readable(path):
@@ -103,19 +102,19 @@ def open_shards(path: str | Path, verify: Verify = "once") -> Shards:
         if verify == "always" or (verify == "once" and read_verified(path) != done):
             for file in files:
                 check_digest(path, file)
-            with suppress(OSError):  # a folder that may not be written to is verified each time
+            with suppress(OSError):  # verify a read-only folder each time
                 replace_file(path / VERIFIED, json.dumps(done).encode())
         return Shards(path, manifest, read_tokenizer(path, manifest), digest)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in shards.json.
+    """The contents of shards.json.
 
     Attributes:
-        content: all of the JSON, to show it.
-        lengths: for each part, how many documents have each number of tokens. None if not counted.
-        num_chars: characters of each part. None if not counted.
+        content: the whole JSON object, for display.
+        lengths: for each part, the number of documents of each length in tokens, or None.
+        num_chars: number of characters of each part, or None.
     """
 
     shards: list[Shard]
@@ -129,7 +128,7 @@ class Manifest:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """Open a file for reading. Raises StoreError if it cannot be opened or read."""
+    """Open a file for reading. Errors of the system become StoreErrors."""
     try:
         with open_file(path) as file:
             yield file
@@ -174,9 +173,9 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
 def counts_of(
     content: dict[str, Any], shards: list[Shard]
 ) -> tuple[dict[Part, Counter[int]] | None, dict[Part, int] | None]:
-    """Return the lengths of documents and the characters of each part, None if not counted.
+    """Return the lengths of documents and the number of characters of each part, if counted.
 
-    Raises: ValueError, TypeError or LookupError if they do not fit the shards.
+    Raises: ValueError, TypeError or LookupError if they do not match the shards.
     """
     if "lengths" not in content:
         return None, None
@@ -222,7 +221,7 @@ def shard_of(entry: Any, width: int) -> Shard:
 
 
 def check_size(path: Path, file: File) -> list[int]:
-    """Return [size, time of change] of a file. Raise StoreError if its size is not as written."""
+    """Return [size, time of change] of a file. StoreError if its size is not that of `file`."""
     with opened(path / file.name) as binary:
         status = os.fstat(binary.fileno())
     if status.st_size != file.size:
@@ -265,16 +264,16 @@ def read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
 
 
 class Shards:
-    """A packed corpus as `open_shards` returns it. It maps only a few files at a time."""
+    """A packed corpus. It maps only a few files at a time. `open_shards` returns it."""
 
     def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer, digest: str) -> None:
         self.path = path
         self.manifest = manifest
         self.mode: str = manifest.content["mode"]
         self.tokenizer = tokenizer
-        self.sha256 = digest  # of the manifest, and so of everything
+        self.sha256 = digest  # of the manifest, which has the hashes of all files
         self._shards = {part: [s for s in manifest.shards if s.part == part] for part in SPLITS}
-        # Where each shard begins in the part's stream and among its documents, and the totals.
+        # The start of each shard in the part's stream and among its documents, then the totals.
         self._starts = {
             part: list(accumulate((s.num_tokens - 1 for s in shards), initial=0))
             for part, shards in self._shards.items()
@@ -289,31 +288,31 @@ class Shards:
         return self._firsts[part][-1]
 
     def num_tokens(self, part: Part) -> int:
-        """Return the length of a part's stream: its documents, each after a BOS, and a last BOS."""
+        """Return the length of a part's stream, with a BOS before each document and at the end."""
         last = self._starts[part][-1]
         return last + 1 if last else 0
 
     @property
     def rule(self) -> int:
-        """The rule of `kamon.data.split.split` that chose the validation set."""
+        """Return the rule of `kamon.data.split.split` that chose the validation set."""
         return int(self.manifest.content.get("settings", {}).get("split", RULE_BY_BUCKET))
 
     @property
     def may_hold_out(self) -> bool:
-        """Whether there is a validation set, provided that there are enough documents."""
+        """Return True if packing makes a validation set when there are enough documents."""
         return bool(self.manifest.content.get("settings", {}).get("hold_out", True))
 
     @property
     def num_packed(self) -> int:
-        """The number of documents that were packed.
+        """Return the number of documents that were packed.
 
-        A document whose end is held out counts once, although it is in both parts.
+        A document with its end in the validation set counts once, although it is in both parts.
         """
         whole = sum(map(self.num_docs, SPLITS))
         return int(self.manifest.content.get("num_docs", whole))
 
     def lengths(self, part: Part) -> Counter[int]:
-        """Return how many documents of a part have each number of tokens, without BOS."""
+        """Return the number of documents of a part by their length in tokens, without BOS."""
         if self.manifest.lengths is not None:
             return self.manifest.lengths[part]
         counts: Counter[int] = Counter()
@@ -342,7 +341,7 @@ class Shards:
         return num_chars
 
     def _bad_offsets(self, shard: Shard) -> StoreError:
-        return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets cannot be")
+        return StoreError(f"{self.path / shard.offsets.name} is damaged: its offsets are invalid")
 
     def stream(self, part: Part, begin: int, end: int) -> array[int]:
         """Return the tokens begin … end − 1 of the part's stream, an array of 'i'."""
@@ -377,7 +376,7 @@ class Shards:
         tokens = numbers(self._view(shard.tokens, self.manifest.bytes_a_token), begin, end)
         if tokens and max(tokens) >= self.manifest.vocab_size:
             raise StoreError(
-                f"{self.path / shard.tokens.name} is damaged: token {max(tokens)} is none of "
+                f"{self.path / shard.tokens.name} is damaged: token {max(tokens)} is not one of "
                 f"{self.manifest.vocab_size:,}"
             )
         return array("i", tokens)
@@ -397,9 +396,9 @@ class Shards:
     # ---- examples to learn from
 
     def windows(self, part: Part, block_size: int, seed: int) -> TextWindows:
-        """Return examples from random places of the stream.
+        """Return examples from random places in the stream.
 
-        Raises: ConfigError if it is too short.
+        Raises: ConfigError if the stream is too short.
         """
         most = self.num_tokens(part) - 1
         if not 1 <= block_size <= most:
@@ -412,9 +411,9 @@ class Shards:
         return TextWindows(PartStream(self, part), block_size, seed)
 
     def documents(self, part: Part, block_size: int, seed: int) -> ShuffledDocuments:
-        """Return whole documents as examples, all of them in each epoch.
+        """Return whole documents as examples, each once per epoch.
 
-        Raises: ConfigError if there are none.
+        Raises: ConfigError if there are no documents.
         """
         if not self.num_docs(part):
             raise ConfigError(f"{self.path} has nothing in its part {part}")
@@ -424,7 +423,7 @@ class Shards:
         """Return windows of up to block_size + 1 tokens that overlap by one token.
 
         Each target of the stream is in one window. If there are more than `max_windows` windows,
-        only so many are returned, evenly spread.
+        it returns that many, evenly spread.
         """
         end = self.num_tokens(part)
         total = -(-max(0, end - 1) // block_size)
@@ -436,7 +435,7 @@ class Shards:
 
 
 def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
-    """Return a copy in this machine's byte order."""
+    """Return a copy in the byte order of this machine."""
     copied = array(view.format, view[begin:end].tobytes())
     if sys.byteorder == "big":
         copied.byteswap()
@@ -445,7 +444,7 @@ def numbers(view: memoryview[int], begin: int, end: int) -> array[int]:
 
 @dataclass(frozen=True)
 class PartStream:
-    """The stream of a part as `TextWindows` reads it."""
+    """The stream of a part, for `TextWindows`."""
 
     shards: Shards
     part: Part

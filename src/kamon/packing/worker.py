@@ -1,6 +1,6 @@
 """The work on one unit: survey its documents, then write their tokens as shards.
 
-A unit makes the same shards in any process and at any time: nothing here knows of the other units.
+A unit gives the same shards in any process and at any time, because it uses no other unit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BEFORE_SPACE = re.compile(r"(?s:.*)\S(?=\s)")
 
 
 def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
-    """Write and return what a `Survey` needs to know about a unit."""
+    """Write and return the record of a unit for the `Survey`."""
     chars: set[str] = set()
     keys: set[int] = set()
     num_docs = 0
@@ -62,25 +62,25 @@ def survey_unit(plan: PackPlan, unit: int, report: Report) -> dict[str, Any]:
                     keys.update(map(key, docs))
                 num_docs += len(docs)
                 if plan.tokenizer != "char" and len(keys) > MAX_RANKED:
-                    break  # nothing more is needed
+                    break  # enough keys
     path = plan.record_path("survey", unit)
     if plan.hold_out:
         lowest = array("Q", sorted(keys)[: MAX_RANKED + 1])
         replace_file(path.with_suffix(".keys"), lowest.tobytes())
     alphabet = "".join(sorted(chars)) if plan.tokenizer == "char" else ""
     record = {"plan": plan.digest, "chars": alphabet, "num_docs": num_docs, "texts": known}
-    # Not synced: a record that the disk loses is not valid JSON, and is made again.
+    # Not synced. If the disk loses a record, it is not valid JSON, and Kamon makes it again.
     path.write_text(json.dumps(record))
     return record
 
 
 def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None:
-    """Return the length and key of a text that arrives in parts, or None if it is blank.
+    """Return the length and key of a text given in parts, or None if it is blank.
 
-    chars: the characters that occur are added to it.
+    chars: the function adds the characters of the text to it.
     """
     digest, length, blank = Key(), 0, True
-    for text in before_spaces(parts):  # such a border never cuts a composed character
+    for text in before_spaces(parts):  # this never cuts a composed character
         digest.update(text)
         length += len(text)
         blank = blank and text.isspace()
@@ -89,7 +89,7 @@ def survey_text(parts: Iterable[str], chars: set[str]) -> tuple[int, int] | None
 
 
 def keys_held_out(plan: PackPlan) -> range:
-    """Return the keys of the validation set. All units have been surveyed."""
+    """Return the keys of the validation set, from the surveys of all units."""
     if not plan.hold_out:
         return range(0)
     paths = (plan.record_path("survey", unit) for unit in range(len(plan.units)))
@@ -100,7 +100,7 @@ def keys_held_out(plan: PackPlan) -> range:
 def pack_unit(
     plan: PackPlan, tokenizer: str, survey: Survey, unit: int, report: Report
 ) -> dict[str, Any]:
-    """Write the shards of a unit, and return the record of it. tokenizer: its JSON."""
+    """Write the shards of a unit and return its record. tokenizer: its JSON."""
     path, encoder = Path(plan.output), tokenizer_of(tokenizer)
     with staging(path) as folder, ExitStack() as stack:
         writers = [ShardWriter(plan, folder, part, unit, encoder, report) for part in SPLITS]
@@ -138,11 +138,11 @@ def tokenizer_of(text: str) -> Tokenizer:
 
 
 def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str]]:
-    """Yield the documents of a piece of a file, without blank ones, many at a time."""
-    number = 2 if piece.begin else 1  # any number but 1 will do: `with_error_location` counts
+    """Yield lists of the documents of a piece, without blank ones."""
+    number = 2 if piece.begin else 1  # any number except 1: `with_error_location` counts
     source = plan.sources[piece.source]
     for block in entries(source, piece, plan.column, report, number, plan.header):
-        if plan.mode == "documents":  # like `as_document`, but faster
+        if plan.mode == "documents":  # same as `as_document`, but faster
             docs = list(filter(None, map(str.strip, block)))
         else:
             docs = list(filter(None, (as_document(plan, entry) for entry in block)))
@@ -151,7 +151,7 @@ def documents(plan: PackPlan, piece: Piece, report: Report) -> Iterator[list[str
 
 
 def one_text(plan: PackPlan, piece: Piece, report: Report) -> Iterator[str]:
-    """Yield the parts of a whole file that is one document."""
+    """Yield the parts of a file that is one document."""
     parts = texts(plan.sources[piece.source], piece, report)
     return map(nfc, before_spaces(parts)) if plan.composed else parts
 
@@ -164,7 +164,7 @@ def as_document(plan: PackPlan, entry: str) -> str:
 
 
 def divide(docs: list[str], survey: Survey) -> tuple[list[str], list[str]]:
-    """Return (training set, validation set) by content, or the ends of all if there are few."""
+    """Return (training set, validation set). If there are few documents, cut each one."""
     if survey.split_within_docs:
         places = [(doc, train_end(len(doc))) for doc in docs]
         return [doc[:end] for doc, end in places if end], [doc[end:] for doc, end in places]
@@ -178,7 +178,7 @@ def divide(docs: list[str], survey: Survey) -> tuple[list[str], list[str]]:
 def with_error_location(
     plan: PackPlan, unit: int, tokenizer: Tokenizer | None = None
 ) -> Iterator[None]:
-    """Add the file and the line to errors, by slowly reading the unit again."""
+    """Add the file and line to an error. To find them, read the unit again, slowly."""
     try:
         yield
     except (CorpusError, TokenizerError):
@@ -203,7 +203,7 @@ def with_error_location(
 
 
 def train_length(length: int, key: int, survey: Survey) -> int:
-    """Return how many characters of a text of this length and key, from its start, are trained."""
+    """Return how many characters at the start of a text are in the training set."""
     if survey.split_within_docs:
         return train_end(length)
     return 0 if key in survey.held_out else length
@@ -212,7 +212,7 @@ def train_length(length: int, key: int, survey: Survey) -> int:
 def write_text(
     parts: Iterable[str], length: int, train: ShardWriter, held_out: ShardWriter
 ) -> None:
-    """Write a text, which arrives in parts: its first `length` characters are for training."""
+    """Write a text given in parts. Its first `length` characters go to the training set."""
     place = 0
     for text in before_spaces(parts):
         cut = max(0, min(len(text), length - place))
@@ -224,10 +224,10 @@ def write_text(
 
 
 def before_spaces(parts: Iterable[str]) -> Iterator[str]:
-    """Yield the same text in parts that begin with white space and end before it.
+    """Yield the same text in parts that begin with white space and end before white space.
 
-    No token contains such a border, so the parts have the same tokens as the whole text. A part of
-    BLOCK_CHARS without white space is cut at its end.
+    No token crosses such a border, so the parts have the same tokens as the whole text. If a part
+    has BLOCK_CHARS characters without white space, it is cut there.
     """
     rest = ""
     for text in parts:
@@ -242,7 +242,7 @@ def before_spaces(parts: Iterable[str]) -> Iterator[str]:
 
 
 def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str]:
-    """Yield up to `size` characters of a unit's training set, for training a tokenizer."""
+    """Yield up to `size` characters of a unit's training set, to train a tokenizer on."""
     for piece in plan.units[unit]:
         source = plan.sources[piece.source]
         if plan.is_one_text(source):
@@ -263,9 +263,9 @@ def sample(plan: PackPlan, survey: Survey, unit: int, size: int) -> Iterator[str
 
 
 class ShardWriter:
-    """Writes the shards of one part of a unit, one after the other, to a folder.
+    """Writes the shards of one part of a unit to a folder.
 
-    A shard ends with the document that brings it to `max_tokens` tokens or more.
+    A shard ends after a document as soon as it has `max_tokens` tokens.
     """
 
     def __init__(
@@ -287,8 +287,8 @@ class ShardWriter:
         self.shards: list[dict[str, Any]] = []
         self.files: list[HashedFile] = []  # tokens and offsets of the current shard
         self.num_tokens = self.num_docs = 0  # of the current shard
-        self.lengths: Counter[int] = Counter()  # of all documents, without BOS
-        self.begun = 0  # tokens of the current text, with BOS
+        self.lengths: Counter[int] = Counter()  # of all documents, not counting BOS
+        self.begun = 0  # tokens of the current text, including BOS
         self.num_chars = 0
 
     def abandon(self) -> None:
@@ -301,8 +301,8 @@ class ShardWriter:
         batch = self.tokenizer.encode_documents(docs)
         self.lengths.update(end - begin - 2 for begin, end in pairwise(batch.offsets))
         self.num_chars += sum(map(len, docs))
-        # Tokens are code points here, so that Python can write them in two or four bytes. Between
-        # two documents, one of two BOS goes. The last BOS goes too.
+        # Tokens are code points here, so that Python can write them in two or four bytes. Drop
+        # one of the two BOS between two documents, and the last BOS.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
         codes = codes.replace(self.bos * 2, self.bos)[:-1]
         ends = list(accumulate(end - begin - 1 for begin, end in pairwise(batch.offsets)))
@@ -317,7 +317,7 @@ class ShardWriter:
             first, begin = count, ends[count - 1]
 
     def add_part(self, text: str, *, first: bool) -> None:
-        """Write the first or the next part of a document."""
+        """Write the next part of a document. first: whether it is the first part."""
         batch = self.tokenizer.encode_documents([text])
         codes = batch.tokens[1:-1].tobytes().decode(UTF_32, "surrogatepass")
         self.num_chars += len(text)
@@ -330,7 +330,7 @@ class ShardWriter:
         self._write(codes)
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts of all its documents, for the manifest."""
+        """Return the counts of all documents, for the manifest."""
         self._end_text()
         lengths = {str(n): num_docs for n, num_docs in self.lengths.items()}
         return {"lengths": lengths, "num_chars": self.num_chars}
@@ -360,7 +360,7 @@ class ShardWriter:
         self.num_docs += len(places)
 
     def close(self) -> None:
-        """End the current shard."""
+        """Finish the current shard."""
         if not self.files:
             return
         num_docs = self.num_docs
@@ -373,7 +373,7 @@ class ShardWriter:
 
 
 class HashedFile:
-    """A new file and the SHA-256 of what is written to it."""
+    """A new file and the SHA-256 of its contents."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The pretrained base that Kamon ships: its settings, characters and float16 numbers in one file.
+"""The pretrained base that Kamon ships: settings, characters and float16 parameters in one file.
 
 dev/base/train.py writes it. Its data and their licences are in dev/base/CARD.md.
 """
@@ -31,7 +31,7 @@ def write_base(path: Path, config: Config, tokenizer: CharTokenizer, params: arr
     from safetensors import TensorSpec, serialize
 
     halves = struct.pack(f"<{len(params)}e", *params)
-    numbers = array("B", halves)  # in memory as long as its address is used
+    numbers = array("B", halves)  # keeps the memory at this address
     address, _ = numbers.buffer_info()
     tensors = {}
     for name, shape in parameter_shapes(config).items():
@@ -46,12 +46,12 @@ def write_base(path: Path, config: Config, tokenizer: CharTokenizer, params: arr
 
 
 def digest(about: Mapping[str, str], halves: bytes) -> str:
-    """Return the SHA-256 of all that a base file says."""
+    """Return the SHA-256 of the contents of a base file."""
     return sha256("".join(about[name] for name in HASHED).encode() + halves).hexdigest()
 
 
 def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[float]]:
-    """Return (shape, tokenizer, parameters) of the base.
+    """Return (config, tokenizer, parameters) of the base.
 
     Raises: StoreError if the file is missing or damaged.
     """
@@ -72,6 +72,6 @@ def read_base(path: Path = BASE_FILE) -> tuple[Config, CharTokenizer, array[floa
             f"the pretrained base {path} is missing or damaged",
             "install Kamon again, or train with --from scratch",
         ) from None
-    # One by one: all floats of Python at once would take four times the memory of the numbers.
+    # One by one, because a list of Python floats would take four times the memory.
     numbers = array("d", chain.from_iterable(struct.iter_unpack("<e", halves)))
     return config, tokenizer, numbers

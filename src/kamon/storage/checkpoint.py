@@ -1,20 +1,20 @@
-"""What is in a model directory, as bytes and back: settings, tokens, parameters, documents.
+"""The contents of a checkpoint, converted to bytes and back.
 
-    config.json         the settings, vocab_size among them
+    config.json         the settings, including vocab_size
     tokenizer.json      the tokens
-    model.safetensors   the parameters, float64, under the names of `parameter_shapes`
-    metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, a line for each step
-    training.json       what it was trained on, with which engine, how far
-    state.safetensors   what training needs to go on: params., m. and v. of each parameter's name
-    examples.jsonl.gz   of a model that is tuned: what it learns from, a JSON object a line
-    frozen.safetensors  and the parameters it may not stray from, where there are such; of a
-                        conditional model, the mean of parameters that its training has kept
-    critic.safetensors  a critic beside: as state.safetensors, of a model with two tokens more
-    documents           the different documents of its list, a JSON string a line, compressed: what
-                        is new, and what was held out (`kamon.data.split`), is asked of them
+    model.safetensors   the parameters, float64, with the names of `parameter_shapes`
+    metrics.jsonl       {"step": 1, "loss": …, "learning_rate": …}, one line per step
+    training.json       the record of the training (`kamon.storage.records`)
+    state.safetensors   needed to resume: params., m. and v. followed by each parameter's name
+    examples.jsonl.gz   training examples of a fine-tuned model, one JSON object per line
+    frozen.safetensors  parameters of its reference model, if any, or of a conditional
+                        model the mean of parameters that its training keeps
+    critic.safetensors  state of its critic, if any, a model with two more tokens
+    documents           the unique documents of the list, one JSON string per line, compressed.
+                        They define the validation set (`kamon.data.split`) and novelty.
 
-Nothing of it is code, and nothing is pickled. Reading takes no more memory than the settings ask
-for: what is larger than it can be is refused before it is looked into.
+No file contains code or pickles. Reading needs no more memory than the settings require, because
+Kamon refuses a file that is too large before it parses it.
 """
 
 from __future__ import annotations
@@ -47,26 +47,29 @@ EXAMPLES = "examples.jsonl.gz"
 FROZEN = "frozen.safetensors"
 CRITIC = "critic.safetensors"
 OPTIONAL = {STATE, EXAMPLES, FROZEN, CRITIC}
-NUM_VERDICT_TOKENS = 2  # tokens that a critic has more than the model
-# The most bytes of config.json and of training.json; those of parameters follow from the settings.
+NUM_VERDICT_TOKENS = 2  # extra tokens of a critic
+# Maximum size of config.json and training.json. The settings limit the files of parameters.
 MAX_JSON_BYTES = 1 << 20
 FILES = ("config.json", "tokenizer.json", "model.safetensors", "metrics.jsonl", "training.json")
-LINE_BYTES = 500  # of one step in metrics.jsonl: a dozen numbers
-HEADER_BYTES = 200  # of one tensor in a safetensors file: its name, type, shape and place
+LINE_BYTES = 500  # maximum per step in metrics.jsonl
+HEADER_BYTES = 200  # maximum per tensor: its name, type, shape and offsets
 UNPACKED_BLOCK = 1 << 20
-PART = 1 << 20  # bytes of a safetensors file that are written at a time
+PART = 1 << 20  # bytes of a safetensors file to write at a time
 MAX_EXAMPLES_BYTES = 1 << 30  # unpacked
-MAX_DOCUMENT_BYTES = 1 << 28  # more is no document but an attack
+MAX_DOCUMENT_BYTES = 1 << 28  # limits what a malicious file can allocate
 STATE_FIELDS: tuple[Literal["params", "m", "v"], ...] = ("params", "m", "v")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a model directory holds.
+    """The contents of a model directory.
 
-    params: flat array of 'd' in the order of `parameter_shapes`. state: of the engine after the
-    last step; None where training is not to go on. examples: of `pack_examples`; frozen: as params;
-    both of a model that is tuned. critic: the state of a `critic_config`, if there is one.
+    Attributes:
+        params: flat array of 'd' in the order of `parameter_shapes`.
+        state: state of the engine after the last step, or None if training cannot be resumed.
+        examples: of a fine-tuned model, from `pack_examples`.
+        reference_params: of a fine-tuned model with a reference model, in the form of params.
+        critic: state of a model with `critic_config`, if there is a critic.
     """
 
     config: Config
@@ -74,7 +77,7 @@ class Checkpoint:
     params: array[float]
     metrics: Metrics
     training: TrainingRecord
-    documents: bytes | Documents  # bytes, of `pack_documents`: few commands need them unpacked
+    documents: bytes | Documents  # bytes from `pack_documents`, because few commands unpack them
     state: State | None = None
     examples: bytes | None = None
     reference_params: array[float] | None = None
@@ -82,7 +85,7 @@ class Checkpoint:
 
 
 def critic_config(config: Config) -> Config:
-    """Of a critic of a model with this Config: two tokens more, good and bad."""
+    """Return the Config of a critic: the model's, with two more tokens, good and bad."""
     return replace(config, vocab_size=config.vocab_size + NUM_VERDICT_TOKENS)
 
 
@@ -93,12 +96,12 @@ def state_bytes(config: Config, state: State) -> Iterator[bytes]:
 def read_state(config: Config, name: str, content: bytes, step: int) -> State:
     params, m, v = from_safetensors(config, name, [f"{part}." for part in STATE_FIELDS], content)
     if min(v) < 0:
-        raise StoreError(f"{name} has a mean of squares that is below 0")
+        raise StoreError(f"{name} has a negative mean of squares")
     return {"params": params, "m": m, "v": v, "step": step}
 
 
 def to_files(stored: Checkpoint) -> dict[str, bytes | Iterable[bytes]]:
-    """Each file but the documents, by its name."""
+    """Return the contents of all files except the documents, by name."""
     config = stored.config
     files: dict[str, bytes | Iterable[bytes]] = {
         "config.json": to_json(asdict(config)),
@@ -121,14 +124,19 @@ def to_files(stored: Checkpoint) -> dict[str, bytes | Iterable[bytes]]:
 def from_files(
     read: Callable[[str, int], bytes], names: Iterable[str], documents: bytes
 ) -> Checkpoint:
-    """`read` gives the content of a file that has no more bytes than so many.
+    """Return the checkpoint in some files.
 
-    StoreError says which file is not what it should be, and does not name the directory.
+    Args:
+        read: returns the content of a file, given its name and maximum size in bytes.
+        names: the names of the files that exist.
+        documents: the content of the file of documents.
+
+    Raises: StoreError if a file is invalid. The message names the file, but not the directory.
     """
     name, names = "", set(names)
 
     def content(file: str, most: int) -> bytes:
-        nonlocal name  # the file that is looked at
+        nonlocal name  # of the current file, for errors
         name = file
         return read(file, most)
 
@@ -151,7 +159,7 @@ def from_files(
             raise StoreError(f"{name} has more steps than the {config.num_steps:,} of config.json")
         training = TrainingRecord.read(json.loads(content("training.json", MAX_JSON_BYTES)))
         training.check(len(metrics), resumable=STATE in names)
-        float(training.seconds)  # OverflowError if it is far too long a number
+        float(training.seconds)  # OverflowError if the number is too large
         to_json(training.content)  # ValueError if a number is not finite
         if STATE in names and training.tuning and EXAMPLES not in names:
             raise StoreError(f"{name} describes a fine-tuned model, but {EXAMPLES} is missing")
@@ -188,7 +196,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: Config) -> None:
 
 
 def max_bytes(config: Config, copies: int) -> int:
-    """Of a safetensors file with so many numbers for each parameter."""
+    """Return the maximum size of a safetensors file with `copies` numbers per parameter."""
     return 8 + max_header(config, copies) + 8 * copies * num_params(config)
 
 
@@ -200,17 +208,17 @@ def max_header(config: Config, copies: int) -> int:
 
 
 def pack_documents(docs: Documents) -> Iterator[bytes]:
-    """The same bytes for the same documents."""
+    """Yield the compressed documents. The same documents give the same bytes."""
     packer = zlib.compressobj(6, wbits=31)
     for block in docs.blocks():
-        # As one array with line ends for commas, which takes a tenth of the time of as many lines.
+        # One JSON array with line ends instead of commas is ten times faster than separate lines.
         lines = json.dumps(block, ensure_ascii=False, separators=("\n", ":"))[1:-1] + "\n"
         yield packer.compress(lines.encode())
     yield packer.flush()
 
 
 def unpack_documents(packed: bytes) -> Documents:
-    """StoreError where this is nothing that `pack_documents` made."""
+    """Return the documents in the bytes from `pack_documents`, or raise StoreError."""
     try:
         return Documents.of(unpacked(packed))
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
@@ -219,7 +227,7 @@ def unpack_documents(packed: bytes) -> Documents:
 
 def unpacked(packed: bytes) -> Iterator[str]:
     with gzip.open(io.BytesIO(packed)) as file:
-        rest: list[bytes] = []  # of the unfinished line, joined once: it may be long
+        rest: list[bytes] = []  # of the incomplete line, which may be long: joined only once
         size = 0
         while block := file.read(UNPACKED_BLOCK):
             whole, newline, tail = block.rpartition(b"\n")
@@ -233,30 +241,30 @@ def unpacked(packed: bytes) -> Iterator[str]:
                 lines = whole.decode().split("\n")
                 docs: list[str] = json.loads(f"[{','.join(lines)}]")
                 if len(docs) != len(lines) or not all(isinstance(doc, str) for doc in docs):
-                    raise ValueError("there is not one JSON string a line")
+                    raise ValueError("a line is not one JSON string")
                 if "\0" in "".join(docs):
                     raise ValueError("one has a NUL, which no text has")
                 yield from docs
         if size or not file.tell():
-            raise ValueError("the last line has no end" if size else "there are none")
+            raise ValueError("the last line is incomplete" if size else "there are none")
 
 
 # ---- examples
 
 
 def pack_examples(examples: Iterable[Mapping[str, Any]]) -> bytes:
-    """The same bytes for the same examples: a JSON object a line, compressed."""
+    """Return the compressed examples. The same examples give the same bytes."""
     return zlib.compress(examples_text(examples), 6, wbits=31)
 
 
 def examples_text(examples: Iterable[Mapping[str, Any]]) -> bytes:
-    """The lines that are compressed, of which the hash of the examples is taken."""
+    """Return the lines to compress, one JSON object each. Their hash identifies the examples."""
     lines = (json.dumps(each, ensure_ascii=False, allow_nan=False) for each in examples)
     return "".join([line + "\n" for line in lines]).encode()
 
 
 def unpack_examples(packed: bytes) -> list[dict[str, Any]]:
-    """StoreError where this is nothing that `pack_examples` made."""
+    """Return the examples in the bytes from `pack_examples`, or raise StoreError."""
     try:
         with gzip.open(io.BytesIO(packed)) as file:
             text = file.read(MAX_EXAMPLES_BYTES + 1)
@@ -264,7 +272,7 @@ def unpack_examples(packed: bytes) -> list[dict[str, Any]]:
             raise ValueError(f"they have more than {MAX_EXAMPLES_BYTES:,} bytes")
         found = [json.loads(line) for line in text.decode().split("\n")[:-1]]
         if not found or not all(isinstance(each, dict) for each in found):
-            raise ValueError("there is not one JSON object a line")
+            raise ValueError("a line is not a JSON object")
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise StoreError(f"the model's examples cannot be used: {error}") from None
     return found
@@ -278,10 +286,9 @@ def to_json(content: dict[str, Any]) -> bytes:
 
 
 def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> Iterator[bytes]:
-    """Yield a file with numbers for each parameter, under its name after the group's prefix.
+    """Yield the parts of a safetensors file. groups: flat parameters, by prefix of their names.
 
-    It has the same bytes as the file of `safetensors.serialize`, which takes twice the memory of
-    all numbers.
+    The bytes are those of `safetensors.serialize`, which needs twice the memory of all numbers.
     """
     tensors: dict[str, tuple[tuple[int, int], memoryview]] = {}
     for prefix, numbers in groups.items():
@@ -290,7 +297,7 @@ def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> Iterat
             end = first + prod(shape) * numbers.itemsize
             tensors[prefix + name] = shape, content[first:end]
             first = end
-    tensors = dict(sorted(tensors.items()))  # the library's order
+    tensors = dict(sorted(tensors.items()))  # the order of the library
     header: dict[str, Any] = {"__metadata__": {"format": "kamon"}}
     first = 0
     for name, (shape, content) in tensors.items():
@@ -308,7 +315,7 @@ def to_safetensors(config: Config, groups: Mapping[str, array[float]]) -> Iterat
 def from_safetensors(
     config: Config, file: str, prefixes: Sequence[str], content: bytes
 ) -> list[array[float]]:
-    """The flat numbers of each prefix."""
+    """Return the flat numbers of each prefix."""
     from safetensors import SafetensorError, deserialize
 
     if len(content) < 8 * len(prefixes) * num_params(config):
@@ -344,7 +351,7 @@ def from_safetensors(
 
 
 def little_endian(numbers: array[float]) -> array[float]:
-    """To and from the order of bytes in safetensors; nearly every machine has it already."""
+    """Return the numbers in little-endian order, or convert them back. Most machines use it."""
     if sys.byteorder == "big":
         numbers = numbers[:]
         numbers.byteswap()

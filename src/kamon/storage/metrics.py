@@ -1,4 +1,4 @@
-"""What was measured in each step of a training, in a few bytes a step."""
+"""The measurements of each training step, in a few bytes per step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ OWN_KEYS = {"step", "loss", "learning_rate", "held_out_loss"}
 
 @dataclass
 class Metrics(Sequence[Line]):
-    """A sequence of {"step": 1, "loss": …, "learning_rate": …}, and of some steps "held_out_loss".
+    """A sequence of {"step": 1, "loss": …, "learning_rate": …}. Some have a "held_out_loss".
 
-    losses: nats per token, of each step; held_out: by the number of steps done; others: what else
-    was measured in every step, by its name.
+    Attributes:
+        losses: of each step, in nats per token.
+        held_out: validation losses, by the number of steps done.
+        others: other measurements of each step, by name.
 
     >>> metrics = Metrics(array("d", [3.5, 3.25]), array("d", [0.25, 0.125]), {2: 3.0})
     >>> metrics[-1]
@@ -60,33 +62,33 @@ class Metrics(Sequence[Line]):
 
     @classmethod
     def from_json_lines(cls, lines: Iterable[bytes]) -> Metrics:
-        """ValueError where a line is not what `to_json_lines` writes, or there is none."""
+        """Return the metrics in these lines. ValueError if one is invalid, or there are none."""
         found = cls()
         for line in map(json.loads, lines):
             if not isinstance(line, dict) or line.get("step") != len(found) + 1:
-                raise ValueError("metrics.jsonl has a line that is not that of the next step")
+                raise ValueError("metrics.jsonl has a line with a wrong step number")
             found.losses.append(finite(line.get("loss")))
             found.learning_rates.append(finite(line.get("learning_rate")))
             if "held_out_loss" in line:
                 found.held_out[len(found)] = finite(line["held_out_loss"])
-            if found.others or len(line) > 3 + ("held_out_loss" in line):  # no training has others
+            if found.others or len(line) > 3 + ("held_out_loss" in line):  # of fine-tuning
                 found.add_others(line)
         if not found.losses:
             raise ValueError("metrics.jsonl is empty")
         return found
 
     def add_others(self, line: Line) -> None:
-        """Of the line whose loss was added last."""
+        """Add the other measurements of the step that was added last."""
         others = line.keys() - OWN_KEYS
         if len(self) == 1:
             self.others = {name: array("d") for name in line if name in others}
         if others != self.others.keys():
-            raise ValueError("metrics.jsonl has a line that does not measure what others do")
+            raise ValueError("metrics.jsonl has lines with different measurements")
         for name, numbers in self.others.items():
             numbers.append(finite(line[name]))
 
 
 def finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("metrics.jsonl has a line without the numbers it should have")
+        raise ValueError("metrics.jsonl has a line without the numbers that it needs")
     return float(value)

@@ -1,14 +1,14 @@
-"""The model directory: whatever happens while it is written, a whole model is there.
+"""The model directory. Even if a process is killed while it writes, the last model stays intact.
 
-    generation-000001/      the files of `kamon.storage.checkpoint`, and a manifest
-        manifest.json       the version of this format, and of each file the size and SHA-256
-    documents-….jsonl.gz    the list, named by its SHA-256; the manifests of generations name it
-    lock                    who is writing here; see `kamon.files.lock`
+    generation-000001/      a checkpoint: the files of `kamon.storage.checkpoint`
+        manifest.json       the version of this format, and the size and SHA-256 of each file
+    documents-….jsonl.gz    the list, named after its SHA-256 (manifests contain this name)
+    lock                    the process that writes here (see `kamon.files.lock`)
 
-A generation is written under another name, each file and the folder synced, the manifest last, and
-then renamed: it is there whole or not at all. Only then older ones go, but for one: a training
-leaves a generation from time to time, and should the newest be damaged it goes on from the one
-before. The newest one is the model. Reading compares every size and hash.
+Kamon writes a checkpoint under a temporary name, the manifest last. It syncs each file and the
+folder, then renames the folder. Only then does it delete older checkpoints, except one. If the
+newest checkpoint is damaged, a training can resume from the previous one. The newest checkpoint is
+the model. Kamon verifies every size and hash when it reads.
 """
 
 from __future__ import annotations
@@ -41,26 +41,25 @@ FORMAT = 3
 GIVEN_FORMAT = 4  # of a conditional model, whose documents are rows: see kamon.data.columns
 MANIFEST = "manifest.json"
 LOCK = "lock"
-MAX_CHECKPOINTS = 2  # generations of a training
+MAX_CHECKPOINTS = 2  # that a training keeps
 CHECKPOINT_NAME = re.compile(r"generation-([0-9]{6}|[1-9][0-9]{6,})")
 DOCUMENTS = re.compile(r"documents-[0-9a-f]{16}\.jsonl\.gz")
-TEMPORARY_NAME = re.compile(
-    r"\.(new|old)-[0-9a-f]{12}"
-)  # what a process that was killed leaves behind
+TEMPORARY_NAME = re.compile(r"\.(new|old)-[0-9a-f]{12}")  # a killed process leaves such files
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_PACKED_BYTES = 1 << 34
 
-# The format before: one flat directory, whose manifest has hashes alone.
+# The previous format: one flat directory. Its manifest has only hashes.
 FLAT_FORMAT = 2
 FLAT_DOCUMENTS = "documents.jsonl.gz"
 FLAT_FILES = (*checkpoint.FILES, FLAT_DOCUMENTS)
 
 
 def save(path: str | Path, stored: Checkpoint, *, overwrite: bool = False) -> None:
-    """Write a model directory, wholly or not at all.
+    """Write a model directory completely or not at all.
 
-    StoreError where `path` is taken (a model is replaced only with `overwrite`, all else never),
-    cannot be written, or is being written by another process.
+    overwrite: whether to replace an existing model. Kamon never replaces anything else.
+
+    Raises: StoreError if `path` exists, cannot be written, or another process is writing it.
     """
     with writing(path, overwrite=overwrite) as writer:
         writer.save(stored)
@@ -70,17 +69,17 @@ def save(path: str | Path, stored: Checkpoint, *, overwrite: bool = False) -> No
 def writing(
     path: str | Path, *, overwrite: bool = False, go_on: bool = False
 ) -> Iterator[CheckpointWriter]:
-    """Hold a model directory, to save one generation after the other. Errors as of `save`.
+    """Hold a model directory to save checkpoints in it. It raises the errors of `save`.
 
-    go_on: with the training whose generations are there; otherwise they go when the first new one
-    is there. If nothing was saved, a new directory goes again.
+    go_on: whether to resume the training in this directory. Otherwise the first new checkpoint
+    replaces the old ones. A new directory is removed if nothing was saved.
     """
     given = str(path)
     if go_on:
         path = require_dir(path).resolve()
         with readable(path):
             if not numbered_dirs(path) and not (path / LOCK).exists():
-                newest_checkpoint_dir(path)  # says that there is none
+                newest_checkpoint_dir(path)  # raises the error
     else:
         path = check_target(path, overwrite=overwrite)
     with ExitStack() as stack:
@@ -93,33 +92,33 @@ def writing(
             stack.enter_context(locked(path / LOCK, given))
             stack.callback(remove_if_empty, path, made)
             if not go_on:
-                check_target(path, overwrite=overwrite)  # again: another may have been quicker
+                check_target(path, overwrite=overwrite)  # again, now that we hold the lock
             remove_matching(path, TEMPORARY_NAME)
             writer = CheckpointWriter(path, go_on)
         yield writer
 
 
 def remove_if_empty(path: Path, made: bool) -> None:
-    """If nothing was saved in a directory that was empty, it is empty again."""
+    """Empty the directory again if it was empty and has no checkpoint."""
     if made and not numbered_dirs(path):
         remove_matching(path, TEMPORARY_NAME, DOCUMENTS, re.compile(LOCK))
 
 
 def remove_empty(path: Path) -> None:
-    """Not if another process has begun to write there."""
+    """Remove the directory, unless another process has started to write there."""
     with suppress(OSError):
         path.rmdir()
 
 
 def check_target(path: str | Path, *, overwrite: bool) -> Path:
-    """Return the absolute path that `save` will write to. StoreError if it cannot: ask first."""
+    """Return the absolute path that `save` will write to, or raise its StoreError early."""
     given, path = str(path) or "an empty name", Path(path).absolute()
     with write_errors(given):
         if path.is_symlink():
             raise StoreError(f"{given} is a symbolic link", "give the directory it points to")
         check_directory(path, given, "the model")
         if path.is_dir():
-            there = numbered_dirs(path)  # first: one that comes in between makes it a model
+            there = numbered_dirs(path)  # before is_model: a checkpoint may appear meanwhile
             if is_model(path):
                 if not overwrite:
                     raise StoreError(
@@ -135,21 +134,21 @@ def check_target(path: str | Path, *, overwrite: bool) -> Path:
             raise StoreError(f"{given} is inside another model directory", "choose another name")
         folder = next(folder for folder in (path, *path.parents) if folder.exists())
         probe = folder / f".new-{secrets.token_hex(6)}"
-        probe.mkdir()  # it can be made: so can the model
-        with suppress(FileNotFoundError):  # another process has cleared it away
+        probe.mkdir()  # an error here means that the model cannot be written
+        with suppress(FileNotFoundError):  # another process has removed it
             probe.rmdir()
     return path
 
 
 def is_own_name(name: str) -> bool:
-    """Whether an entry of a directory has a name that Kamon gives."""
+    """Return True if Kamon uses this name in a model directory."""
     return name == LOCK or any(
         pattern.fullmatch(name) for pattern in (CHECKPOINT_NAME, DOCUMENTS, TEMPORARY_NAME)
     )
 
 
 def is_model(path: Path) -> bool:
-    """Whether a model's files are in the folder and nothing else: then it may be replaced."""
+    """Return True if the folder has only a model's files, so that Kamon may replace it."""
     others = {name for name in os.listdir(path) if not is_own_name(name)}
     if others == {MANIFEST, *FLAT_FILES}:
         return has_manifest(path)
@@ -167,10 +166,12 @@ def has_manifest(folder: Path) -> bool:
 
 
 class CheckpointWriter:
-    """Saves generations in a directory that this process holds.
+    """Saves checkpoints in a directory that this process holds.
 
-    To go on: what the newest whole one of them has is in `stored`, its place is `folder`, and
-    `problems` says what is wrong with newer ones.
+    Attributes:
+        stored: when resuming, the newest intact checkpoint.
+        folder: its folder.
+        problems: errors of newer checkpoints, which are damaged.
     """
 
     stored: Checkpoint
@@ -180,15 +181,15 @@ class CheckpointWriter:
     def __init__(self, path: Path, go_on: bool) -> None:
         self.path = path
         self.documents: dict[str, Any] = {}
-        self.kept: list[int] = []  # numbers of generations
+        self.kept: list[int] = []  # numbers of checkpoints
         if go_on:
             self.stored, self.folder, self.problems = load_newest_whole(path)
             self.documents = read_manifest(self.folder)["documents"]
             self.kept = [number for number, f in numbered_dirs(path).items() if f == self.folder]
 
     def save(self, stored: Checkpoint) -> int:
-        """The number of the new generation. StoreError where it cannot be written: then the ones
-        before are what they were."""
+        """Write a checkpoint and return its number. A StoreError leaves older checkpoints as they
+        were."""
         with write_errors(str(self.path)):
             if not self.documents:
                 self.documents = self._save_documents(stored.documents)
@@ -209,7 +210,7 @@ class CheckpointWriter:
         return number
 
     def _save_documents(self, documents: bytes | Documents) -> dict[str, Any]:
-        """What a manifest says of them."""
+        """Write the documents and return their entry in a manifest."""
         with staging(self.path) as folder:
             parts = documents if isinstance(documents, bytes) else pack_documents(documents)
             digest = write_synced(folder / "documents", parts)
@@ -220,7 +221,7 @@ class CheckpointWriter:
         return {"name": name, "size": size, "sha256": digest}
 
     def _prune(self) -> None:
-        """Away with what the newest generation replaces. What cannot go now goes another time."""
+        """Delete what the new checkpoint replaces. If that fails, a later call tries again."""
         self.kept = self.kept[-MAX_CHECKPOINTS:]
         with suppress(OSError):
             for number, folder in numbered_dirs(self.path).items():
@@ -234,7 +235,7 @@ class CheckpointWriter:
 
 @contextmanager
 def staging(parent: Path) -> Iterator[Path]:
-    """A folder for what shall take its place in `parent`; gone afterwards, whatever happened."""
+    """Yield a temporary folder in `parent`, and remove it at the end, even after an error."""
     folder = parent / f".new-{secrets.token_hex(6)}"
     folder.mkdir()
     try:
@@ -244,20 +245,20 @@ def staging(parent: Path) -> Iterator[Path]:
 
 
 def remove(folder: Path) -> None:
-    """First its name goes, at once: no part of it is ever taken for the whole."""
+    """Rename the folder, then delete it, so that nothing reads it when it is incomplete."""
     old = folder.with_name(f".old-{secrets.token_hex(6)}")
     os.rename(folder, old)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_matching(path: Path, *patterns: re.Pattern[str]) -> None:
-    """Remove what has such a name."""
+    """Remove the files and folders whose names match a pattern."""
     for name in os.listdir(path):
         if any(pattern.fullmatch(name) for pattern in patterns):
             if (path / name).is_dir():
                 shutil.rmtree(path / name, ignore_errors=True)
             else:
-                # Another process takes its own probes away, as `check_target` makes them.
+                # Another process may have removed the probe of its `check_target`.
                 (path / name).unlink(missing_ok=True)
 
 
@@ -265,9 +266,10 @@ def remove_matching(path: Path, *patterns: re.Pattern[str]) -> None:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read the model: the newest generation. StoreError names what is missing, damaged or foreign.
+    """Return the newest checkpoint.
 
-    A damaged one is not passed over in silence: the error says whether an older one is whole.
+    Raises: StoreError if it is missing, damaged, or from another program. The message names the
+        file, and the hint names an older intact checkpoint if there is one.
     """
     path = require_dir(path)
     with readable(path):
@@ -280,8 +282,8 @@ def load(path: str | Path) -> Checkpoint:
             except StoreError as error:
                 before, newest = newest, newest_checkpoint_dir(path)
                 if newest != before:
-                    continue  # a training beside us has gone on meanwhile
-                _, older, _ = load_newest_whole(path)  # the same error, if none is whole
+                    continue  # a training has saved a checkpoint meanwhile
+                _, older, _ = load_newest_whole(path)  # raises the same error if none is intact
                 raise StoreError(
                     error.message, f"resume from {older.name} with `kamon train --resume {path}`"
                 ) from None
@@ -291,15 +293,15 @@ def load(path: str | Path) -> Checkpoint:
 def readable(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"cannot read {str(path)!r}: {reason}") from None
 
 
 def load_newest_whole(path: str | Path) -> tuple[Checkpoint, Path, list[str]]:
-    """The newest generation that verifies, its folder, and what is wrong with those after it."""
+    """Return the newest intact checkpoint, its folder, and the errors of newer ones."""
     path = require_dir(path)
-    newest_checkpoint_dir(path)  # says if there is none
+    newest_checkpoint_dir(path)  # raises an error if there is none
     problems: list[str] = []
     for folder in reversed(checkpoint_dirs(path)):
         try:
@@ -319,11 +321,23 @@ def require_dir(path: str | Path) -> Path:
                 f"{path} is a file, not a model directory",
                 "give the directory that `kamon train -o` wrote",
             )
-    raise StoreError(f"no model at {path}", f"train one with `kamon train LIST -o {path}`")
+    raise StoreError(f"no model at {path}", nearest_model(path))
+
+
+def nearest_model(path: Path) -> str:
+    """Return the hint that names the model with the most similar name, or how to train one."""
+    import difflib
+
+    with suppress(OSError):
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent))
+        for folder in map(path.parent.joinpath, near):
+            if folder.is_dir() and is_model(folder):
+                return f"did you mean {str(folder)!r}?"
+    return f"train one with `kamon train LIST -o {path}`"
 
 
 def numbered_dirs(path: Path) -> dict[int, Path]:
-    """The folders of all generations, by number, the newest last."""
+    """Return the folders of all checkpoints by number, the newest last."""
     matches = filter(None, map(CHECKPOINT_NAME.fullmatch, os.listdir(path)))
     return {int(match[1]): path / match[0] for match in sorted(matches, key=lambda m: int(m[1]))}
 
@@ -350,7 +364,7 @@ def newest_checkpoint_dir(path: Path) -> Path:
 
 
 def read_generation(folder: Path) -> Checkpoint:
-    """All of it, verified. StoreError names the file that is missing, damaged or foreign."""
+    """Return a verified checkpoint. StoreError names a file that is missing or invalid."""
     manifest = read_manifest(folder)
     entry = manifest["documents"]
     if not entry:
@@ -360,7 +374,7 @@ def read_generation(folder: Path) -> Checkpoint:
 
 
 def read_flat(path: Path) -> Checkpoint:
-    """A directory of format 2."""
+    """Return the checkpoint in a directory of format 2."""
     manifest = read_manifest(path)
     if manifest["documents"]:
         raise StoreError(
@@ -369,7 +383,7 @@ def read_flat(path: Path) -> Checkpoint:
     files = manifest["files"]
     documents = read_verified(path / FLAT_DOCUMENTS, files[FLAT_DOCUMENTS], MAX_PACKED_BYTES)
     stored = read_stored(path, files, documents)
-    training = stored.training  # which did not say so itself
+    training = stored.training  # has no hold_out in this format
     hold_out = {"hold_out": training.held_out is not None}
     return replace(stored, training=TrainingRecord.read({**hold_out, **training}))
 
@@ -386,11 +400,11 @@ def read_stored(folder: Path, files: dict[str, Any], documents: bytes) -> Checkp
 
 
 class DamagedError(StoreError):
-    """A file that is not the one in the manifest."""
+    """A file differs from the manifest."""
 
 
 def read_verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
-    """The bytes of a file that is what the manifest says, and not larger than it may be."""
+    """Return the bytes of a file after comparing it with the manifest and the maximum size."""
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -400,9 +414,9 @@ def read_verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
                 )
             if size > most:
                 raise DamagedError(
-                    f"{path} is damaged: it has {size:,} bytes, where {most:,} are enough"
+                    f"{path} is damaged: it has {size:,} bytes, but needs at most {most:,}"
                 )
-            # Before it is read: what is damaged takes no memory, however large it is.
+            # Hash it before reading it, so that a large damaged file takes no memory.
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 raise DamagedError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
             file.seek(0)
@@ -412,14 +426,14 @@ def read_verified(path: Path, entry: dict[str, Any], most: int) -> bytes:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """No pipe, which would keep us waiting, and no device, which need not end."""
+    """Open a regular file. A pipe could block, and a device may have no end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "it is not a file")
     return open(path, "rb")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """{"documents", "files"}; of the files each has at least its "sha256"."""
+    """Return {"documents", "files"}. Each file has at least its "sha256"."""
     path = folder / MANIFEST
     try:
         with open_file(path) as file:

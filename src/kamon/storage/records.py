@@ -1,7 +1,7 @@
-"""The records in training.json: what a model has learned, with which engine, and how far it is.
+"""The records in training.json: the list, the engine, the progress and the losses of a model.
 
-A record is the JSON object itself, whose known fields are attributes. So it is written as it was
-read: unknown fields, absent ones and the order of all stay as they are.
+A record wraps a JSON object and has its known fields as attributes. Writing a record gives the
+object that was read. Unknown fields stay, absent fields stay absent, and the order stays.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from kamon.engines.factory import DTYPES, ENGINES
 from kamon.errors import ConfigError
 from kamon.ngrams.reference import MAX_ORDER
 
-# Metadata of a field of which a damaged value says this, not what its record is about.
-TO_RESUME = {"about": "how the training goes on"}
+# A field with this metadata uses it in the error for a damaged value, not its record's `about`.
+TO_RESUME = {"about": "state to resume from"}
 
 
 @dataclass(frozen=True, eq=False)
 class Record(Mapping[str, Any]):
-    """A JSON object. A subclass declares its known fields; those with a default may be absent.
+    """A JSON object. A subclass declares its known fields. One with a default may be absent.
 
     Attributes:
-        content: the object, with plain dictionaries for the records in it.
+        content: the object. Nested records are plain dictionaries in it.
     """
 
-    about: ClassVar[str]  # what a record does not say if it is damaged
+    about: ClassVar[str]  # what is missing in a damaged record, for the error
     content: dict[str, Any] = field(repr=False)
 
     @classmethod
     def read(cls, content: Any) -> Self:
         """Return the record in a JSON object.
 
-        Raises: ValueError if a known field is missing, or has another type.
+        Raises: ValueError if a known field is missing or has another type.
         """
         given = content if isinstance(content, Mapping) else {}
         content = {k: v.content if isinstance(v, Record) else v for k, v in given.items()}
@@ -49,7 +49,7 @@ class Record(Mapping[str, Any]):
         }
         try:
             return cls(content, **values)
-        except TypeError:  # one is missing
+        except TypeError:  # a field is missing
             raise damaged(cls.about) from None
 
     def __getitem__(self, name: str) -> Any:
@@ -62,12 +62,12 @@ class Record(Mapping[str, Any]):
         return len(self.content)
 
     def __or__(self, changes: Mapping[str, Any]) -> Self:
-        """Return the record with other values for some fields; new fields are the last ones."""
+        """Return the record with some fields changed. New fields come last."""
         return self.read({**self, **changes})
 
 
 def typed(kind: Any, value: Any, owner: Mapping[str, Any]) -> Any:
-    """Return a value of this type, which may be a record; ValueError if it is of another type."""
+    """Return the value as this type, which may be a record, or raise ValueError."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     plain = tuple(get_origin(each) or each for each in kinds)
     if isinstance(value, plain):
@@ -79,21 +79,21 @@ def typed(kind: Any, value: Any, owner: Mapping[str, Any]) -> Any:
 
 
 def damaged(about: str) -> ValueError:
-    return ValueError(f"training.json does not say {about}")
+    return ValueError(f"training.json has no valid {about}")
 
 
 @dataclass(frozen=True, eq=False)
 class CorpusRecord(Record):
-    """The list or the packed corpus that a model has learned.
+    """The list or packed corpus that a model was trained on.
 
     Attributes:
-        sha256: of its documents; "" in models of an older format.
+        sha256: SHA-256 of its documents, "" in models of an older format.
         split: the rule of `kamon.data.split` that divided them.
-        packed: the directory of a packed corpus; None for a list.
-        num_different: of a list only.
+        packed: the directory of a packed corpus, None for a list.
+        num_different: the number of unique documents of a list.
     """
 
-    about = "what the model was trained on and with"
+    about = "description of the training"
     source: str
     num_docs: int
     sha256: str = field(default="", metadata=TO_RESUME)
@@ -108,13 +108,13 @@ class CorpusRecord(Record):
 
 @dataclass(frozen=True, eq=False)
 class ValidationRecord(Record):
-    """The validation loss of the model, in nats per token, and the step that it is from.
+    """The validation loss of the model, in nats per token, and its step.
 
     Attributes:
-        gpt_loss, ngram_loss: of the parts of a blend; None if there is no blend.
+        gpt_loss, ngram_loss: losses of the parts of a blend, None without a blend.
     """
 
-    about = "what was held out"
+    about = "validation loss"
     loss: float
     best_step: int
     over_fitted: bool = False
@@ -125,7 +125,7 @@ class ValidationRecord(Record):
     def of(
         cls, num_docs: int, loss: float, best_step: int, over_fitted: bool = False
     ) -> ValidationRecord:
-        """Return the record of a loss on so many documents."""
+        """Return the record of a loss on `num_docs` documents."""
         values = {"loss": loss, "best_step": best_step, "over_fitted": over_fitted}
         return cls.read({"num_docs": num_docs, **values})
 
@@ -134,7 +134,7 @@ class ValidationRecord(Record):
 class BlendRecord(Record):
     """The n-gram that a GPT is blended with: p = weight · GPT + (1 − weight) · n-gram."""
 
-    about = "what the model is blended with"
+    about = "blend"
     weight: float
     order: int
 
@@ -173,12 +173,12 @@ class GivenRecord(Record):
 
 @dataclass(frozen=True, eq=False)
 class CrossValidationRecord(Record):
-    """Losses of models that each held out another part of a list, in nats per token.
+    """Cross-validation losses, in nats per token, of models that each left out a part of the list.
 
-    The model itself has learned the whole list, in as many steps as were best for these.
+    The saved model has learned the whole list, with the number of steps that was best for them.
     """
 
-    about = "what the folds held out"
+    about = "cross-validation losses"
     num_folds: int
     loss: float
     gpt_loss: float
@@ -187,9 +187,9 @@ class CrossValidationRecord(Record):
 
 @dataclass(frozen=True, eq=False)
 class BaseRecord(Record):
-    """The base of a fine-tuned model: its path, its fingerprint and how it was tuned itself."""
+    """The base of a fine-tuned model: its path, its fingerprint and its own fine-tuning."""
 
-    about = "how the model is tuned"
+    about = "description of the fine-tuning"
     sha256: str
     path: str | None = None
     tuning: dict[str, Any] | None = None
@@ -197,7 +197,7 @@ class BaseRecord(Record):
 
 @dataclass(frozen=True, eq=False)
 class ExamplesRecord(Record):
-    """What a fine-tuned model has learned. num_left_out: see `FineTuneSpec`."""
+    """The examples of a fine-tuned model. num_left_out: see `FineTuneSpec`."""
 
     about = BaseRecord.about
     source: str
@@ -208,11 +208,11 @@ class ExamplesRecord(Record):
 
 @dataclass(frozen=True, eq=False)
 class TuningRecord(Record):
-    """How a model was fine-tuned. Its other fields are measurements, which depend on the kind.
+    """How a model was fine-tuned. Other fields are measurements that depend on the kind.
 
     Attributes:
         updates: optimiser updates per step.
-        held_out: of the examples; None if none is held out, or none is measured yet.
+        held_out: validation losses, None without a validation set or before they are measured.
     """
 
     about = BaseRecord.about
@@ -229,12 +229,12 @@ class TrainingRecord(Record):
     """How a model was trained.
 
     Attributes:
-        num_cut: documents that lost their end.
+        num_cut: number of documents that were cut at block_size.
         hold_out: whether the run has a validation set.
-        held_out: None if nothing is held out, or nothing is measured yet.
-        measured_since: the step before which an extended run measured other documents.
-        blend: None for the GPT only.
-        cross_validation: of a list that is too short for a validation set.
+        held_out: validation loss, None without a validation set or before it is measured.
+        measured_since: before this step, an extended run had another validation set.
+        blend: None for a GPT only.
+        cross_validation: losses for a list that is too short for a validation set.
         tuning: None if the model is not fine-tuned.
         given: of a conditional model.
     """
@@ -262,12 +262,12 @@ class TrainingRecord(Record):
 
     @property
     def kind(self) -> str | None:
-        """The kind of fine-tuning, or None."""
+        """Return the kind of fine-tuning, or None."""
         return self.tuning.kind if self.tuning else None
 
     @property
     def measured(self) -> Mapping[str, Any]:
-        """The record of the fine-tuning, for measurements that depend on its kind, or nothing."""
+        """Return the fine-tuning's record with its measurements, or an empty mapping."""
         return self.tuning or {}
 
     def check_unconditional(self, what: str) -> None:
@@ -279,7 +279,7 @@ class TrainingRecord(Record):
             )
 
     def without_blend(self) -> TrainingRecord:
-        """Return the record of the GPT only, with its own losses."""
+        """Return the record without the blend, with the losses of the GPT."""
         changes: dict[str, Any] = {"blend": None}
         for name in ("held_out", "cross_validation"):
             losses = getattr(self, name)
@@ -288,9 +288,9 @@ class TrainingRecord(Record):
         return self | changes if self.blend else self
 
     def check(self, num_steps: int, *, resumable: bool) -> None:
-        """Raise ValueError unless it has so many steps, and all that a resumable run needs."""
+        """Raise ValueError if it has another number of steps, or lacks a field needed to resume."""
         if self.num_steps_done != num_steps:
-            raise damaged(f"{num_steps:,} steps, as metrics.jsonl does")
+            raise damaged(f"number of steps: metrics.jsonl has {num_steps:,}")
         if resumable and not ({"hold_out", "finished"} <= self.keys() and self.corpus.sha256):
             raise damaged(TO_RESUME["about"])
 

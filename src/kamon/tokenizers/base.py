@@ -1,4 +1,4 @@
-"""What every tokenizer offers, and what both of them share."""
+"""The methods of every tokenizer, and the functions that both of them share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kamon.files.spill import SpillBuffer, numbers_of
 BPE_VOCAB = 1_024  # default vocab_size of a BytePairTokenizer
 MAX_FILE = 1 << 24  # bytes of a tokenizer as JSON
 MAX_NAME = 100  # characters of a special token's name
-MAX_SHOWN = 100  # characters of a text, in an error
+MAX_SHOWN = 100  # characters of a text in an error
 
 
 class Tokenizer(Protocol):
@@ -27,10 +27,10 @@ class Tokenizer(Protocol):
         bos: the token at both ends of a document.
         vocab_size: number of tokens, including BOS.
         unit: what messages call a token: "character" or "token".
-        special: the special tokens by their names, BOS first. They are not in the tokens of any
-            text. `decode` returns their names.
-        composed: whether texts are brought to Unicode's composed form (NFC) before they are
-            encoded. Tokenizers of earlier versions of Kamon encode a text as it is.
+        special: the special tokens by their names, BOS first. No text has them among its tokens.
+            `decode` returns their names.
+        composed: whether it brings texts to Unicode's composed form (NFC) before it encodes them.
+            Tokenizers of earlier versions of Kamon encode a text unchanged.
     """
 
     bos: int
@@ -56,8 +56,8 @@ class Tokenizer(Protocol):
     def encode_documents(self, texts: Iterable[str], block_size: int | None = None) -> PackedBatch:
         """Return `encode_document` of many texts, much faster than one by one.
 
-        block_size: a text of this many tokens or more is cut to its first block_size tokens, after
-        BOS. These block_size + 1 tokens are all that a model can take.
+        block_size: of a text with this many tokens or more, only BOS and the first block_size
+            tokens remain, because a model can read no more.
 
         Raises: TokenizerError as `encode`.
         """
@@ -66,12 +66,12 @@ class Tokenizer(Protocol):
         """Return how many texts have each number of tokens, without BOS."""
 
     def num_chars(self, texts: Iterable[str], sizes: Iterable[int]) -> list[int]:
-        """Return how many whole characters the first `size` tokens of each text make."""
+        """Return the number of whole characters in the first `size` tokens of each text."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens, with the names of special ones.
 
-        In BPE, bytes that are not UTF-8 become U+FFFD, such as an unfinished character at the end.
+        In BPE, bytes that are not UTF-8 become U+FFFD, for example an unfinished last character.
 
         Raises: TokenizerError if BPE has no such token.
         """
@@ -81,46 +81,46 @@ class Tokenizer(Protocol):
         return [self.normal(self.decode(tokens)) for tokens in batch]
 
     def unfinished(self, tokens: Iterable[int]) -> bytes | None:
-        """Return the bytes of a character that tokens leave unfinished, None if they are no text.
+        """Return the bytes of an unfinished character at the end, empty if it is whole.
 
-        The result is empty if the last character is whole.
+        The result is None if the tokens are not a text.
         """
 
     def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
         """Return the tokens that cannot follow these in a text."""
 
     def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
-        """Return all ways in which the tokens of a text that starts with `text` may begin.
+        """Return all possible first tokens of the texts that start with `text`.
 
-        text: not empty. Each result ends with the token that reaches its end.
+        `text` must not be empty. Each result ends with the token that reaches the end of `text`.
         """
 
     @property
     def is_one_char_each(self) -> bool:
-        """Whether n tokens that are not special always make a text of n characters."""
+        """Whether n tokens, except special ones, always make a text of n characters."""
 
     @property
     def chars_per_token(self) -> list[int]:
-        """How many characters begin in each token: 0 for BOS."""
+        """How many characters begin in each token, 0 in BOS."""
 
     def remainder(self, text: str, tokens: Iterable[int]) -> str:
-        """Return what one of the `prefix_tokenizations` of `text` has after it."""
+        """Return the text that one of the `prefix_tokenizations` has after `text`."""
 
     def token_text(self, token: int) -> str:
-        r"""Return a token as people can see it. Bytes that are part of a character become \xc3."""
+        r"""Return the visible form of a token. A byte of a part of a character becomes \xc3."""
 
     def unknown(self, chars: Iterable[str]) -> set[str]:
         """Return the characters that cannot be encoded. In BPE these are lone surrogates."""
 
     def replace_unknown(self, text: str) -> str:
-        """Return `text` with unknown characters replaced by the closest known ones, if any."""
+        """Return `text` with the closest known character, if any, for each unknown one."""
 
     def to_json(self) -> str:
         """Return the content of the tokenizer's file."""
 
 
 def pack_encoded(blocks: Iterable[tuple[str, Iterable[int]]]) -> PackedBatch:
-    """Pack documents that arrive in blocks: their tokens as code points, and the length of each."""
+    """Return a batch of documents that arrive in blocks: tokens as code points, and lengths."""
     tokens, offsets, end = SpillBuffer(), SpillBuffer(), 0
     offsets.add(array("q", [0]).tobytes())
     for codes, sizes in blocks:
@@ -134,7 +134,7 @@ def pack_encoded(blocks: Iterable[tuple[str, Iterable[int]]]) -> PackedBatch:
 def parse_json(text: str, kind: str, kinds: str) -> dict[str, Any]:
     """Return the JSON object of a tokenizer of this type.
 
-    kinds: the types that the message names. Raises: TokenizerError for anything else.
+    kinds: the types for the message. Raises: TokenizerError for anything else.
     """
     try:
         content = json.loads(text)
@@ -157,7 +157,7 @@ def quote_distinctly(text: str, other: str) -> str:
 
 
 def check_special_names(names: Iterable[str], least: int = 2) -> None:
-    """Raise TokenizerError for a name that no special token can have. least: characters."""
+    """Raise TokenizerError if a special token cannot have a name. least: number of characters."""
     for name in names:
         if not (least <= len(name) <= MAX_NAME and name.isprintable()):
             raise TokenizerError(

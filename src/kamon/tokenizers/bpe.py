@@ -1,14 +1,14 @@
 """Byte pair encoding: a token is a byte, or a pair of tokens that are often neighbours.
 
-Any text has tokens, and a common word has few.
+It can encode any text, and a common word has few tokens.
 
 Kamon splits a text into pieces, such as words with the space before them. No token crosses the end
 of a piece. At first, the tokens of a piece are the bytes of its UTF-8. Training repeatedly makes a
 token of the pair of neighbours that is most frequent in all pieces. Encoding makes the same merges
-in the same order. Source: Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019.
+in the same order. Sources: Sennrich et al. 2016, arXiv:1508.07909, and Radford et al. 2019 (bytes).
 
 In this file, token t is the character chr(t), and a sequence of tokens is a string. So
-`str.replace` makes a merge, and strings have the order of pairs.
+`str.replace` makes a merge, and strings sort like pairs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_CACHED = 1 << 18  # pieces whose tokens are cached
 MAX_RULED_OUT = 100  # unfinished characters whose `ruled_out` is cached
 BLOCK = 1 << 20  # characters that are split together
 
-# Longer text becomes two pieces, because the work on one grows with the square of its length.
+# Longer text becomes two pieces, because the time for one grows with the square of its length.
 MAX_PIECE = 64  # characters, without the space before them
 MAX_TOKEN = 4 * (MAX_PIECE + 1)  # bytes
 # Combining marks, which `\w` does not match, and the joiners of letters.
@@ -53,7 +53,7 @@ MARKS = JOINERS + "".join(
 MARK = re.compile(f"[{MARKS}]")
 LETTER = r"[^\W\d_]"
 # Pieces that are not words: punctuation, up to three digits, or white space except a last space,
-# which belongs to the word after it. NUL separates documents, so it is always a piece of its own.
+# which belongs to the word after it. NUL separates documents, so it is always a separate piece.
 OTHERS = (
     rf"| ?(?:[^\w\s\0]|_){{1,{MAX_PIECE}}}"
     r"|\d{1,3}"
@@ -61,7 +61,7 @@ OTHERS = (
     rf"|\s{{1,{MAX_PIECE}}}"
     r"|\0"
 )
-# Version 1 cut a word at each mark. Without marks both patterns find the same, this one faster.
+# Version 1 cut a word at each mark. Without marks, both patterns agree, and this one is faster.
 SPLIT_WITHOUT_MARKS = re.compile(rf" ?{LETTER}{{1,{MAX_PIECE}}}{OTHERS}")
 SPLIT = re.compile(rf" ?{LETTER}(?:{LETTER}|[{MARKS}]){{0,{MAX_PIECE - 1}}}{OTHERS}")
 VERSION = 2
@@ -73,7 +73,7 @@ Pair = tuple[int, int]
 class BytePairTokenizer(Tokenizer):
     """Tokens 0 to 255 are the bytes, 256 + i is merge i, and the special tokens follow, BOS first.
 
-    There are fewer than vocab_size tokens if training stopped because no pair occurred twice.
+    Training stops if no pair occurs twice. Then there are fewer tokens than the given vocab_size.
 
     >>> tokenizer = BytePairTokenizer.train(["anna hanna", "nora"], vocab_size=260)
     >>> tokenizer.merges, tokenizer.bos, tokenizer.vocab_size
@@ -94,9 +94,9 @@ class BytePairTokenizer(Tokenizer):
     ) -> None:
         """Make a tokenizer of these merges.
 
-        version: 1 for a tokenizer that was trained when pieces ended at each combining mark.
+        version: 1 for a tokenizer of an earlier Kamon, whose pieces end at each combining mark.
 
-        Raises: TokenizerError for a merge of unknown tokens, or one that makes a known token.
+        Raises: TokenizerError if a merge has unknown tokens, or makes a known token.
         """
         self.version = version
         self.composed = composed
@@ -117,15 +117,15 @@ class BytePairTokenizer(Tokenizer):
         for number, (left, right) in enumerate(self.merges):
             if not (0 <= left < len(spellings) and 0 <= right < len(spellings)):
                 raise TokenizerError(
-                    f"merge {number} of tokens {left} and {right} comes before both are there"
+                    f"merge {number} of tokens {left} and {right} comes before one of them exists"
                 )
             merged = spellings[left] + spellings[right]
             if merged in known or len(merged) > MAX_TOKEN or 0 in merged:
-                what = "too long" if len(merged) > MAX_TOKEN else "there already"
+                what = "too long" if len(merged) > MAX_TOKEN else "a duplicate"
                 if 0 in merged:
-                    what = "no text: it has a NUL"
+                    what = "not text: it has a NUL"
                 raise TokenizerError(
-                    f"merge {number} of tokens {left} and {right} makes one that is {what}"
+                    f"merge {number} of tokens {left} and {right} makes a token that is {what}"
                 )
             spellings.append(merged)
             known.add(merged)
@@ -138,9 +138,9 @@ class BytePairTokenizer(Tokenizer):
     def train(cls, docs: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         """Return a tokenizer that merges the most frequent pair of `docs` first.
 
-        Of equally frequent pairs, the smallest comes first. The documents are brought to NFC.
+        Of equally frequent pairs, the smallest comes first. Kamon brings the documents to NFC.
 
-        Raises: ConfigError for a vocab_size that leaves no room for the bytes and BOS.
+        Raises: ConfigError if vocab_size is too small for the bytes and BOS.
         """
         vocab_size = checked_vocab_size(vocab_size)
         counts = count_pieces(map(nfc, docs))
@@ -185,7 +185,7 @@ class BytePairTokenizer(Tokenizer):
         return unfinished(self.decode_bytes(tokens))
 
     def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
-        # A character must be finished first.
+        # Only the rest of an unfinished character may follow it.
         end = self.decode_bytes(tokens[-3:])[-3:]  # a character has at most four bytes
         starts = [end[i:] for i in range(len(end)) if end[i] & 0xC0 != 0x80]
         begun = unfinished(starts[-1]) or b"" if starts else b""
@@ -209,10 +209,10 @@ class BytePairTokenizer(Tokenizer):
         return text
 
     def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
-        """Return all ways in which the tokens of a text that starts with `text` may begin.
+        """Return all possible first tokens of the texts that start with `text`.
 
-        These are only the ways of `encode`. The text after `text` changes none of its pieces but
-        the last, and a last piece of white space may lose a space to the text after it.
+        Only the tokens of `encode` count. More text after `text` changes only its last piece. A
+        last piece of white space may lose a space to the text after it.
         Source of the idea: Phan et al. 2024, arXiv:2410.09303.
         """
         text = self.normal(text)
@@ -299,7 +299,7 @@ class BytePairTokenizer(Tokenizer):
         """Yield the tokens of each text, many texts at a time."""
         for block, joined in joined_blocks(map(self.normal, texts)):
             check_surrogates(joined, block)
-            if joined.count(NUL) < len(block):  # no text has a NUL
+            if joined.count(NUL) < len(block):  # so no text has a NUL
                 yield self._encoded(joined).split(NUL)
             else:
                 yield list(map(self._encoded, block))
@@ -321,12 +321,12 @@ class Pieces(dict[str, str]):
         return tokens
 
     def merge(self, tokens: str) -> str:
-        """Return what bytes become by all merges."""
+        """Return the tokens that all merges make of bytes."""
         *_, tokens = self.steps(tokens)
         return tokens
 
     def steps(self, tokens: str) -> Iterator[str]:
-        """Yield the bytes of a piece, and what they become with each merge, the earliest first."""
+        """Yield the bytes of a piece, then its tokens after each merge, the earliest first."""
         yield tokens
         token_of = self.made.get
         while possible := [*filter(None, map(token_of, map(add, tokens, tokens[1:])))]:
@@ -342,12 +342,12 @@ def pieces_of(text: str, version: int = VERSION) -> list[str]:
 
 
 def unfinished(data: bytes) -> bytes | None:
-    """Return the bytes of an unfinished character at the end, None if `data` is not UTF-8."""
+    """Return the bytes of an unfinished character at the end, or None if `data` is not UTF-8."""
     try:
         rest = data[codecs.utf_8_decode(data, "strict", False)[1] :]
     except UnicodeDecodeError:
         return None
-    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest  # of a surrogate
+    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest  # None for a surrogate
 
 
 def tokens_of(piece: str) -> str:
@@ -356,7 +356,7 @@ def tokens_of(piece: str) -> str:
 
 
 def joined_blocks(texts: Iterable[str]) -> Iterator[tuple[list[str], str]]:
-    """Yield many texts at a time, also joined with a NUL between two of them."""
+    """Yield many texts at a time, as a list and as one string with a NUL between two texts."""
     block: list[str] = []
     size = 0
     for text in texts:
@@ -378,10 +378,10 @@ def count_pieces(docs: Iterable[str]) -> Counter[str]:
 
 
 def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
-    """Return up to `most` merges of the counted pieces, fewer if no pair occurs twice any longer.
+    """Return up to `most` merges of the counted pieces, fewer if no pair occurs twice any more.
 
-    No two merges make the same bytes. Earlier merges have made the same tokens of these bytes
-    wherever they occur, unless a merge crossed their ends.
+    No two merges make the same bytes, because earlier merges always make the same tokens of these
+    bytes, except if a merge crosses their ends.
     """
     pieces: list[str] = []
     numbers: list[int] = []
@@ -395,7 +395,7 @@ def learn_merges(counts: Mapping[str, int], most: int) -> list[Pair]:
         pieces.append(piece)
         numbers.append(number)
     heap = [(-number, pair) for pair, number in total.items() if number > 1]
-    heapq.heapify(heap)  # its numbers may become too large, but never too small
+    heapq.heapify(heap)  # its counts may become too large, but never too small
     merges: list[Pair] = []
     while heap and len(merges) < most:
         number, pair = heap[0]
@@ -444,7 +444,7 @@ def checked_vocab_size(vocab_size: int) -> int:
 
 
 def check_surrogates(text: str, parts: Iterable[str] = ()) -> None:
-    """Raise TokenizerError for the first lone surrogate in `text`, or in one of its parts."""
+    """Raise TokenizerError for the first lone surrogate in `text` or in one of its parts."""
     if text.isascii():
         return
     try:

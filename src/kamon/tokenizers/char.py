@@ -25,8 +25,8 @@ from kamon.tokenizers.base import (
 class CharTokenizer(Tokenizer):
     """Token i is the i-th of the sorted characters, and BOS is the token after them.
 
-    Fine-tuning may extend a tokenizer. The tokens in `added` then come after BOS, in the order in
-    which they were added: characters, and names of special tokens, which are longer.
+    Fine-tuning may extend a tokenizer. The tokens in `added` come after BOS, in the order of their
+    addition. They are characters or the names of special tokens, which are longer.
 
     >>> tokenizer = CharTokenizer.train(["anna", "bob"])
     >>> tokenizer.encode("banana"), tokenizer.bos, tokenizer.vocab_size
@@ -65,8 +65,8 @@ class CharTokenizer(Tokenizer):
     def normal(self, text: str) -> str:
         """Return `text` as it is encoded: in NFC if `composed`, otherwise unchanged.
 
-        A character without a token is split into its parts if all of them have one. So Kamon can
-        encode each text that a model writes, although a model may put an accent on any letter.
+        If a character has no token but all its parts have one, it is split into these parts. So
+        Kamon can encode each text that a model writes, although it may put an accent on any letter.
 
         >>> CharTokenizer(["é"], composed=True).normal("e\u0301")
         'é'
@@ -93,9 +93,9 @@ class CharTokenizer(Tokenizer):
     def _encoded_blocks(
         self, texts: Iterable[str], block_size: int | None
     ) -> Iterator[tuple[str, list[int]]]:
-        """Yield many documents at a time: their tokens as code points, and the length of each."""
-        # The first character without a token represents BOS. It is usually one of ASCII, because
-        # Python translates a text faster if all of it is ASCII.
+        """Yield the tokens of many documents at a time as code points, and their lengths."""
+        # The first character without a token represents BOS. It is usually an ASCII character,
+        # because Python translates a text faster if all of it is ASCII.
         table = {ord(char): token for char, token in self._tokens.items()}
         code = next(code for code in count() if code not in table)
         bos, table[code] = chr(code), self.bos
@@ -108,7 +108,7 @@ class CharTokenizer(Tokenizer):
                 joined = "".join(block)
                 if not known >= set(joined):
                     for text in block:
-                        self.encode(text)  # raises an error that names the character
+                        self.encode(text)  # it raises an error that names the character
             lengths = list(map(len, block))
             if block_size is None or max(lengths) < block_size:
                 sizes = [length + 2 for length in lengths]
@@ -133,8 +133,8 @@ class CharTokenizer(Tokenizer):
         """Return `text` with each character without a token replaced by the closest known one.
 
         Kamon tries the other case, then the character without accents in its plain form (Unicode's
-        NFKD), then the other case of that. It drops single accents. A character that is like no
-        known one stays.
+        NFKD), then the other case of that. It drops single accents. If no known character is
+        similar, the character stays.
 
         >>> CharTokenizer.train(["nora"]).replace_unknown("Ñö Я")
         'no Я'
@@ -156,7 +156,7 @@ class CharTokenizer(Tokenizer):
         return "".join([self._pieces[token] for token in tokens])
 
     def decode_documents(self, batch: PackedBatch) -> list[str]:
-        # Tokens are code points here, which `translate` replaces by the characters.
+        # Here tokens are code points, which `translate` replaces with the characters.
         codes = batch.tokens.tobytes().decode(UTF_32, "surrogatepass")
         if any(chr(token) in codes for token in self.special.values()):
             return super().decode_documents(batch)
@@ -213,7 +213,7 @@ class CharTokenizer(Tokenizer):
     def extended(self, chars: Iterable[str] = (), specials: Iterable[str] = ()) -> CharTokenizer:
         """Return a copy with more characters and special tokens after the existing ones.
 
-        Raises: TokenizerError for one that exists already, or a name that is not possible.
+        Raises: TokenizerError if one exists already, or if a name is not possible.
         """
         chars, specials = list(chars), list(specials)
         if any(len(char) != 1 for char in chars) or any(len(name) == 1 for name in specials):

@@ -1,4 +1,4 @@
-"""Reads a tokenizer of either kind from its file."""
+"""Reads a character or BPE tokenizer from its file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kamon.tokenizers.char import CharTokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """Return the tokenizer whose `to_json` this is. Raises TokenizerError for any other text."""
+    """Return the tokenizer that `to_json` wrote. Raises TokenizerError for any other text."""
     if '"bpe"' not in text:
         return CharTokenizer.from_json(text)
     from kamon.tokenizers.bpe import BytePairTokenizer
@@ -21,12 +21,12 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     try:
         is_bpe = json.loads(text).get("type") == "bpe"
     except (ValueError, AttributeError, RecursionError):
-        is_bpe = False  # CharTokenizer raises an error that says why
+        is_bpe = False  # CharTokenizer raises an error with the reason
     return (BytePairTokenizer if is_bpe else CharTokenizer).from_json(text)
 
 
 def wants_nfc(tokenizer: str | Path | Tokenizer) -> bool:
-    """Return whether a list for this tokenizer is brought to NFC.
+    """Return whether Kamon brings a list for this tokenizer to NFC.
 
     tokenizer: the tokenizer, a path, "char" or "bpe".
     """
@@ -38,7 +38,7 @@ def wants_nfc(tokenizer: str | Path | Tokenizer) -> bool:
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
-    """Return the tokenizer in a file. Raises ConfigError if it is not one or cannot be read."""
+    """Return the tokenizer in a file. Raises ConfigError if Kamon cannot read one."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_FILE + 1)

@@ -18,7 +18,7 @@ def knows_prompts(tokenizer: Tokenizer) -> bool:
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     """Return the tokens between BOS and the answer.
 
-    Raises: TokenizerError for unknown characters, ConfigError if the model knows no prompts.
+    Raises: TokenizerError for unknown characters, ConfigError if the model has no prompts.
     """
     if not knows_prompts(tokenizer):
         raise ConfigError(
@@ -28,7 +28,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
 
 
 def prompt_prefix(tokenizer: Tokenizer, prompt: str | None, block_size: int) -> tuple[int, ...]:
-    """Return `prompt_tokens`, or nothing if there is no prompt.
+    """Return `prompt_tokens`, or () without a prompt.
 
     Raises: ConfigError also if the prompt leaves no room for an answer.
     """
@@ -49,7 +49,7 @@ def prompted(
 ) -> tuple[list[int], tuple[int, int]]:
     """Return the tokens of a document, and how many targets its prompt and its answer have.
 
-    prompt: None for a document without one, which is all answer.
+    prompt: None for a document without a prompt. All of it is the answer.
 
     >>> from kamon.tokenizers.char import CharTokenizer
     >>> tokenizer = CharTokenizer(["a", "b"]).extended(["?"], [ANSWER])

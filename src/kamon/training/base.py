@@ -18,13 +18,13 @@ from kamon.storage.base_file import read_base
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
 
-BASE = "base"  # the one that Kamon ships
-SCRATCH = "scratch"  # none
+BASE = "base"  # the pretrained base that Kamon ships
+SCRATCH = "scratch"  # random parameters
 # A token of a given value starts as BOS does, but this much smaller, and so does its position. The
 # model predicts what it did, because it normalises the sum, and the token learns that much faster.
 VALUE_SCALE = 0.03
 VALUE_NOISE = 0.05  # standard deviation of what is added to each number, before it is made smaller
-NEW_LOGIT_SPREAD = 0.3  # of a new token's row of lm_head, relative to the other rows
+NEW_LOGIT_SPREAD = 0.3  # deviation of a new token's row of lm_head, relative to the other rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StartingPoint:
     """A trained model to start from.
 
     Attributes:
-        name: BASE, or the directory of a model; None for a model in memory.
+        name: BASE, the directory of a model, or None for a model in memory.
         params: flat, in the order of `parameter_shapes`.
     """
 
@@ -44,7 +44,7 @@ class StartingPoint:
     def tokenizer_for(self, chars: Iterable[str]) -> Tokenizer:
         """Return the tokenizer for documents with these characters.
 
-        The base is reduced to these. Another model keeps its tokens and adds those that it lacks.
+        The base keeps only these. Another model keeps all its tokens and adds those that it lacks.
         """
         if self.name == BASE:
             return CharTokenizer(sorted(chars), composed=True)
@@ -53,10 +53,11 @@ class StartingPoint:
         return self.tokenizer
 
     def params_for(self, tokenizer: Tokenizer, config: Config, num_values: int = 0) -> array[float]:
-        """Return parameters for these tokens and the block_size of this config, of the same shape.
+        """Return the parameters for these tokens and the block_size of this config.
 
-        A token that the model lacks starts like its letter without accent or in the other case, or,
-        if it lacks that too, with random numbers that are distributed like those of the others.
+        A token that the model lacks starts like its letter without accent or in the other case. If
+        the model lacks that too, the token starts with random numbers. They have the distribution
+        of the other tokens.
 
         num_values: how many tokens of given values each document begins with, instead of BOS. They
             start like BOS at the place of BOS, so the model predicts what it did, see VALUE_SCALE.
@@ -95,7 +96,7 @@ class StartingPoint:
 
 
 def token_rows(known: Tokenizer, wanted: Tokenizer) -> list[int | None]:
-    """Return for each wanted token the row of the same token, of one like it, or None."""
+    """Return for each wanted token the row of the same token, of a similar one, or None."""
     if wanted is known:
         return list(range(known.vocab_size))
     rows = {known.token_text(token): token for token in range(known.vocab_size)}
@@ -105,7 +106,7 @@ def token_rows(known: Tokenizer, wanted: Tokenizer) -> list[int | None]:
 
 
 def likenesses(text: str) -> list[str]:
-    """Return a text, then what it resembles: without accents, and in the other case.
+    """Return a text and the texts like it: without accents, and in the other case.
 
     >>> likenesses("É")
     ['É', 'E', 'é', 'e']
@@ -115,7 +116,7 @@ def likenesses(text: str) -> list[str]:
 
 
 def starting_point(init_from: str | Path | Model) -> StartingPoint | None:
-    """Return what `init_from` names: BASE, a model or its directory; None for SCRATCH.
+    """Return the model that `init_from` names: BASE, a model or its directory. SCRATCH gives None.
 
     Raises: ConfigError, StoreError.
     """

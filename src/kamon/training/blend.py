@@ -1,4 +1,4 @@
-"""The n-gram that a new model is blended with, and how much each part counts."""
+"""The blend of a new model with an n-gram: the weight, the n-gram and the validation loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kamon.storage.records import TrainingRecord
 from kamon.training.conditional import ConditionalData
 from kamon.training.data import ListData, TrainingData
 
-MAX_DOCS = 200_000  # of a list: the n-gram of a longer one takes too long to count at each start
+MAX_DOCS = 200_000  # entries of a list: counting more takes too long each time a model starts
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BlendLosses:
 
     @classmethod
     def of_records(cls, training: TrainingRecord) -> BlendLosses | None:
-        """Return the validation losses in the record of a blended model; None without them."""
+        """Return the validation losses in the record of a blended model, or None."""
         blend, losses = training.blend, training.held_out
         if not blend or not losses or losses.gpt_loss is None or losses.ngram_loss is None:
             return None
@@ -67,7 +67,7 @@ def mean_nats(logprobs: array[float]) -> float:
 
 @dataclass(frozen=True)
 class BlendedValidation:
-    """Measures a GPT in training that is blended with an n-gram of the same training set.
+    """Measures the blend of a GPT in training with an n-gram of the same training set.
 
     Attributes:
         order: of the n-gram.
@@ -82,9 +82,9 @@ class BlendedValidation:
     skipped: int = 0
 
     def losses(self, gpt: Engine, docs: PackedBatch) -> BlendLosses:
-        """Return the losses on these documents, the first ones of the validation set.
+        """Return the losses on these documents, which are the first ones of the validation set.
 
-        Of several processes, each measures all of them, so that all learn the same weight.
+        Each process measures all of them, so that all processes learn the same weight.
         """
         own = without_first(gpt.logprobs(docs), docs, self.skipped)
         return BlendLosses.of(own, self.logprobs[: len(own)], self.order)
@@ -93,7 +93,7 @@ class BlendedValidation:
 def blended_validation(
     data: TrainingData, config: Config, validation_set: PackedBatch
 ) -> BlendedValidation | None:
-    """Return what measures the blend with the best n-gram; None if there is no blend."""
+    """Return an object that measures the blend with the best n-gram, or None without a blend."""
     if not validation_set or not can_blend(data, config):
         return None
     if isinstance(data, ConditionalData):
@@ -127,7 +127,7 @@ def conditional_validation(data: ConditionalData, config: Config) -> BlendedVali
 
 
 def can_blend(data: TrainingData, config: Config) -> TypeGuard[ListData]:
-    """Return whether a model of this data can be blended: of a list of documents in memory."""
+    """Return whether Kamon can blend a model of this data. It must be a list in memory."""
     return (
         isinstance(data, ListData)
         and config.mode == "documents"

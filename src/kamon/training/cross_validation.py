@@ -1,6 +1,7 @@
-"""Lists without a validation set: how many steps, and which n-gram, are best for unseen documents.
+"""Cross-validation: the best number of steps and n-gram for a list without a validation set.
 
-Models that each leave out another part of the list answer this. Then the model learns all of it.
+For each part of the list, Kamon trains a model on the other parts and tests it on this one. Then
+the final model learns the whole list.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from kamon.tokenizers.base import Tokenizer
 from kamon.training.blend import BlendLosses
 from kamon.training.loop import learning_rate, make_plan, not_finite
 
-Fold: TypeAlias = tuple[list[str], list[str]]  # what a model learns, and what it is tested on
+Fold: TypeAlias = tuple[list[str], list[str]]  # a model's training set and test set
 NUM_FOLDS = 5
-MAX_CROSS_VALIDATED = 1_000  # documents: of a longer list only one fold is left out
-NUM_EVALUATIONS = 10  # in each of the models
+MAX_CROSS_VALIDATED = 1_000  # documents: for a longer list, Kamon uses only one fold
+NUM_EVALUATIONS = 10  # of each model
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CrossValidation:
     losses: BlendLosses
 
     def records(self) -> dict[str, dict[str, float]]:
-        """Return what a training record says of it."""
+        """Return the fields of a training record."""
         losses = {"loss": self.losses.loss, **self.losses.of_parts()}
         return {
             "blend": self.losses.blend(),
@@ -48,10 +49,10 @@ class CrossValidation:
 
 
 def folds_of(docs: Sequence[str]) -> list[Fold]:
-    """Return the folds of a list; none if all documents have the same key.
+    """Return the folds of a list, or none if all documents have the same key.
 
-    Documents with the same key are in the same fold, so that no model is tested on a document that
-    differs only in case or accents from one that it has learned.
+    Documents with the same key are in the same fold. So no model is tested on a document that
+    differs only in case or accents from one in its training set.
     """
     keys = list(map(key, docs))
     places = {number: place for place, number in enumerate(sorted(set(keys)))}
@@ -78,17 +79,17 @@ def cross_validate(
     fixed_steps: bool,
     should_stop: Callable[[], bool] | None = None,
 ) -> CrossValidation | None:
-    """Return what is best for documents that a model has not learned; None if it is stopped.
+    """Return the result of the cross-validation, or None if `should_stop` ends it.
 
     Args:
-        config: of the model. No model makes more than its num_steps.
-        params: those that each model starts from.
+        config: that of the final model. No model makes more than its num_steps.
+        params: the parameters that each model starts from.
         fixed_steps: whether the model will make exactly num_steps.
 
     Raises: TrainingError if a loss is not finite.
     """
     steps = evaluated_steps(config.num_steps, fixed=fixed_steps)
-    gpts: list[array[float]] = [array("d") for _ in steps]  # log p of all that is left out
+    gpts: list[array[float]] = [array("d") for _ in steps]  # log p of all test sets
     ngrams = [array("d") for _ in range(MAX_ORDER)]
     for learned, left_out in folds:
         tested = tokenizer.encode_documents(left_out, config.block_size)
@@ -115,9 +116,9 @@ def cross_validate(
 
 
 def equivalent_steps(config: Config, num_steps: int) -> int:
-    """Return how many steps learn as much as the first ones of a longer schedule.
+    """Return how many steps learn as much as the first num_steps of this schedule.
 
-    That is, their learning rates have the same sum, although they fall to 0.
+    The learning rates have the same sum, although they fall to 0.
 
     >>> config = Config(num_steps=100, schedule="cosine")
     >>> equivalent_steps(config, 10), equivalent_steps(config, 100)
@@ -128,7 +129,7 @@ def equivalent_steps(config: Config, num_steps: int) -> int:
 
 
 def evaluated_steps(num_steps: int, *, fixed: bool) -> list[int]:
-    """Return the numbers of steps to compare, in ascending order."""
+    """Return the numbers of steps after which each model is tested, in ascending order."""
     if fixed:
         return [num_steps]
     return sorted({max(1, num_steps * i // NUM_EVALUATIONS) for i in range(1, NUM_EVALUATIONS + 1)})

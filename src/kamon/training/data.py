@@ -1,4 +1,4 @@
-"""What a training learns from: a list or a packed corpus, with its tokenizer and its split."""
+"""The data of a training: a list or a packed corpus, with its tokenizer and its split."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from kamon.training.base import StartingPoint
 
 Tabular: TypeAlias = "Table | DataFrame | Iterable[Mapping[str, Any]]"
 Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards | Tabular"
-MIN_CHARS = 1_000  # of a text
-MAX_EVAL_TOKENS = 4_000_000  # of the validation set of a packed corpus
+MIN_CHARS = 1_000  # in a text
+MAX_EVAL_TOKENS = 4_000_000  # in the validation set of a packed corpus
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What to learn and how to read it: the arguments of `train` about its data."""
+    """The arguments of `train` about its data: what it is, and how to read it."""
 
     docs: Learnable | None
     column: str | None = None
@@ -53,10 +53,10 @@ class DataOptions:
 class TrainingData(ABC):
     """Documents with their tokenizer, divided into a training set and a validation set.
 
-    documents: those that the model keeps; none of a packed corpus.
-    record: of the corpus, in the model directory.
-    train_lengths, lengths: how many documents have each number of tokens (BOS not counted), of the
-        training set and of all.
+    documents: those that the model stores. A model of a packed corpus stores none.
+    record: the record of the corpus in the model directory.
+    train_lengths, lengths: how many documents have each number of tokens, without BOS. The first
+        one counts the training set, the second one all documents.
     chars: how many documents of the training set have each number of characters, for a text.
     has_validation: whether there is a validation set.
     """
@@ -77,11 +77,11 @@ class TrainingData(ABC):
 
     @abstractmethod
     def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:
-        """Return what the steps learn from, in the order of their turn."""
+        """Return the training examples in the order of the steps."""
 
     @abstractmethod
     def validation_set(self, config: Config) -> PackedBatch:
-        """Return the validation set, in an order that favours no part of it."""
+        """Return the validation set in an order that favours no part of it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ListData(TrainingData):
     validation_docs: Documents = field(default_factory=lambda: Documents.of([]))
 
     def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:
-        """Return the shuffled documents, or windows of them, or of the text in its own order."""
+        """Return the documents or their windows, shuffled, or windows of the text."""
         if config.mode == "text":
             tokens = stream(self.tokenizer.encode_documents(self.train_docs))
             return TextWindows(tokens, config.block_size, config.seed)
@@ -100,7 +100,7 @@ class ListData(TrainingData):
         if config.long_documents == "windows":
             batch = self.tokenizer.encode_documents(docs)
             return in_windows(batch, config.block_size, random.Random(config.seed))
-        docs = docs[: config.num_steps * config.docs_per_step]  # no step reaches the others
+        docs = docs[: config.num_steps * config.docs_per_step]  # the steps need no more
         return self.tokenizer.encode_documents(docs, config.block_size)
 
     def validation_set(self, config: Config) -> PackedBatch:
@@ -123,8 +123,7 @@ def validation_batch(tokenizer: Tokenizer, docs: Documents, config: Config) -> P
 class PackedData(TrainingData):
     """A packed corpus, read from its shards.
 
-    in_order: keep the validation windows in their order, as runs did that began before windows
-        were shuffled.
+    in_order: whether the validation windows keep their order, as in earlier versions of Kamon.
     """
 
     shards: Shards
@@ -156,7 +155,7 @@ class PackedData(TrainingData):
         return shuffled_windows(windows, random.Random(config.seed))
 
     def block_size(self, config: Config) -> int:
-        """Return the tokens of a window: no more than there are to learn from."""
+        """Return the number of tokens in a window. It is limited by the training set."""
         if config.mode != "text":
             return config.block_size
         return min(config.block_size, self.shards.num_tokens("train") - 1)
@@ -168,15 +167,15 @@ def shuffled_windows(windows: PackedBatch, rng: random.Random) -> PackedBatch:
     return windows.select(order)
 
 
-# ---- from what the user gives
+# ---- from the arguments of `train`
 
 
 def load_training_data(
     options: DataOptions, mode: str | None = None, start: StartingPoint | None = None
 ) -> TrainingData:
-    """Return what `train` learns.
+    """Return the data that these options name.
 
-    mode: that of the settings, or None. start: a model to start from, whose tokens are kept.
+    mode: that of the settings, or None. start: a model to start from, which keeps its tokens.
 
     Raises: ConfigError, CorpusError.
     """
@@ -208,9 +207,11 @@ def load_training_data(
 def reload_training_data(
     path: str | Path, checkpoint: Checkpoint, docs: Learnable | None
 ) -> TrainingData:
-    """Return what the run in `path` learns, to resume it. docs: None, or what it should be.
+    """Return the data of the run in `path`, to resume it.
 
-    Raises: ConfigError if `docs` is something else; StoreError if what is saved is not right.
+    docs: the data that the user expects, or None.
+
+    Raises: ConfigError if `docs` differs from the data, StoreError if the saved data is wrong.
     """
     record, mode = checkpoint.training.corpus, checkpoint.config.mode
     hold_out = checkpoint.training.hold_out
@@ -259,7 +260,7 @@ def shards_of(options: DataOptions) -> Shards | None:
 
 
 def corpus_of(options: DataOptions, mode: str, *, composed: bool) -> Corpus:
-    """Return the list that these options name. composed: bring its characters to NFC."""
+    """Return the list that these options name. composed: whether to bring it to NFC."""
     docs, column, format, header = options.docs, options.column, options.format, options.header
     if isinstance(docs, str | PathLike):
         return corpus.read(
@@ -286,7 +287,7 @@ def list_data(
 ) -> ListData:
     """Return a list without its duplicates, divided by this rule of `split`.
 
-    whose: what errors call the tokenizer.
+    whose: the name of the tokenizer in error messages.
 
     Raises: CorpusError if there is nothing to learn, or if the tokenizer lacks a character.
     """
@@ -299,7 +300,7 @@ def list_data(
 
 
 def list_record(source: Corpus, rule: int = RULE) -> CorpusRecord:
-    """Return the record of a list that this rule of `split` divides."""
+    """Return the record of a list that is divided by this rule of `split`."""
     return CorpusRecord.read(
         {**source.summary(), "sha256": source.different.sha256(), "split": rule}
     )
@@ -312,7 +313,7 @@ def as_given(
     validation_docs: Iterable[str] = (),
     tokenizer: Tokenizer | None = None,
 ) -> ListData:
-    """Return documents as they are, with their duplicates, as the original microGPT learns them."""
+    """Return these documents with their duplicates, because the original microGPT keeps them."""
     held_out = Documents.of(validation_docs)
     tokenizer = tokenizer or make_tokenizer("char", docs, held_out, None)
     record = CorpusRecord.read({"source": "", "num_docs": len(docs)})
@@ -345,9 +346,9 @@ def in_memory(
 def packed_data(
     shards: Shards, *, mode: str | None, hold_out: bool, in_order: bool = False
 ) -> PackedData:
-    """Return a packed corpus. mode: None for the one that it was packed in.
+    """Return the data of a packed corpus. mode: None for the mode that it was packed in.
 
-    Raises: ConfigError if it was packed in another way; CorpusError if there is nothing to learn.
+    Raises: ConfigError if it was packed in another way, CorpusError if there is nothing to learn.
     """
     path, packed = shards.path, shards.mode
     if mode == "documents" and packed == "text":
@@ -393,7 +394,7 @@ def make_tokenizer(
     validation_docs: Documents,
     vocab_size: int | None,
 ) -> Tokenizer:
-    """Return the tokenizer that `train` is asked for: "char", "bpe", a file or a tokenizer."""
+    """Return the tokenizer. wanted: "char", "bpe", a file or a tokenizer."""
     if wanted == "bpe":
         from kamon.tokenizers.bpe import BytePairTokenizer
 
@@ -417,14 +418,14 @@ def make_tokenizer(
 
 
 def check_learnable(source: Corpus, mode: str = "documents") -> None:
-    """Raise CorpusError if a list or a text has nothing to teach."""
+    """Raise CorpusError if there is nothing to learn in a list or a text."""
     lengths = source.different.lengths()
     num_chars = sum(length * number for length, number in lengths.items())
     check_teaches(source.source, mode, num_chars, len(source.docs), source.different)
 
 
 def check_packed(shards: Shards, mode: str) -> None:
-    """Raise CorpusError if a packed corpus has nothing to teach."""
+    """Raise CorpusError if there is nothing to learn in a packed corpus."""
     docs = (
         shards.tokenizer.decode(shards.document(part, number)[1:-1])
         for part in SPLITS
@@ -437,7 +438,7 @@ def check_packed(shards: Shards, mode: str) -> None:
 def check_teaches(
     source: str, mode: str, num_chars: int, num_docs: int, docs: Iterable[str]
 ) -> None:
-    """Raise CorpusError for a short text, and for documents that are equal or of one character."""
+    """Raise CorpusError for a short text, or if all documents are equal or of one character."""
     if mode == "text":
         if num_chars < MIN_CHARS:
             raise CorpusError(
@@ -468,7 +469,7 @@ def check_tokenizer(
     """Raise ConfigError if a corpus was packed with another tokenizer than the wanted one."""
     if wanted == "bpe":
         same = not isinstance(shards.tokenizer, CharTokenizer)
-    else:  # "char" is also what `train` is given if nobody named a tokenizer
+    else:  # "char" is also the default, so any tokenizer is right
         known = shards.tokenizer if wanted == "char" else wanted
         known = read_tokenizer(known) if isinstance(known, str | PathLike) else known
         same = known.to_json() == shards.tokenizer.to_json()
@@ -479,7 +480,7 @@ def check_tokenizer(
 
 
 def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:
-    """Raise CorpusError for characters that the tokenizer, called `whose`, does not know."""
+    """Raise CorpusError if the tokenizer lacks a character. The message calls it `whose`."""
     unknown = sorted(tokenizer.unknown(source.docs.chars()))
     if unknown:
         shown = "".join(unknown[:10])
@@ -491,7 +492,7 @@ def check_known(source: Corpus, tokenizer: Tokenizer, whose: str) -> None:
 
 
 def check_same(path: str | Path, documents: Documents, docs: Corpus) -> None:
-    """Raise ConfigError if `docs` are not the documents that the run in `path` learns."""
+    """Raise ConfigError if `docs` differ from the documents of the run in `path`."""
     given = docs.different
     if given.sha256() == documents.sha256():
         return

@@ -16,14 +16,14 @@ from kamon.storage.records import ValidationRecord
 from kamon.training.blend import BlendedValidation, BlendLosses
 
 NUM_EVALUATIONS = 20  # in a training
-PATIENCE = 5  # evaluations without a new best one: then more steps only learn by heart
-MIN_DOCS = 100  # that an evaluation looks at, if there are so many
+PATIENCE = 5  # evaluations without a new best one: after these, more steps only memorise
+MIN_DOCS = 100  # documents in an evaluation, if there are so many
 NUM_AVERAGED = 8  # evaluations whose parameters a conditional model averages
-OVERFIT_TOLERANCE = 0.01  # nats that the held-out loss has risen since its best
+OVERFIT_TOLERANCE = 0.01  # nats that the validation loss may be above its best at the end
 
 
 def mean_loss(engine: Reader, docs: PackedBatch) -> float:
-    """The mean of −log p over all targets, in nats. Several ranks share the documents."""
+    """Return the mean of −log p over all targets, in nats. Several ranks share the documents."""
     ranks = get_group()
     own = docs if ranks.size == 1 else docs.select(ranks.shard(range(len(docs))))
     total = sequential_sum(-logprob for logprob in engine.logprobs(own))
@@ -47,11 +47,11 @@ class EarlyStopping:
     """Measures the validation loss after some steps, and keeps the best model so far.
 
     Attributes:
-        measure: returns the loss in nats per token, or those of a blend.
-        num_docs: that it measures.
+        measure: returns the loss in nats per token, or the losses of a blend.
+        num_docs: the number of documents that it measures.
         history: (steps done, loss), oldest first.
         best: the state after `best_step`, which is 0 before the first measurement.
-        best_losses: what was measured then.
+        best_losses: the result of `measure` for this state.
         averages: whether to measure and keep the running mean of the parameters at the last
             evaluations, about NUM_AVERAGED of them, and not the parameters themselves.
         mean: this mean.
@@ -74,7 +74,7 @@ class EarlyStopping:
         *,
         averages: bool = False,
     ) -> EarlyStopping:
-        """Return one that takes about a twenty-fifth of the training's time."""
+        """Return an EarlyStopping that takes about a twenty-fifth of the training time."""
         learned = config.num_steps * config.docs_per_step
         num_docs = min(len(held_out), max(MIN_DOCS, learned // NUM_EVALUATIONS // 10))
         measure = blended.losses if blended else mean_loss
@@ -100,19 +100,18 @@ class EarlyStopping:
 
     @property
     def patience_exceeded(self) -> bool:
-        """Whether the best step lies so far after that more steps only learn by heart."""
+        """Whether the last PATIENCE evaluations were all worse than the best one."""
         return len(self.history) - 1 - self._best_index() >= PATIENCE
 
     def finish(self, engine: Engine, step: int) -> bool:
-        """Go back from `step` to the best model that was measured; whether the last one measured
-        was worse than rounding can explain."""
+        """Restore the best model. Return whether the last loss was worse by OVERFIT_TOLERANCE."""
         if self.best is None or (self.best_step == step and not self.averages):
             return False
         engine.load(self.best)
         return self.history[-1][1] > self.history[self._best_index()][1] + OVERFIT_TOLERANCE
 
     def record(self) -> ValidationRecord | None:
-        """Return what a checkpoint of an unfinished run keeps of it."""
+        """Return the validation record for the checkpoint of an unfinished run."""
         if not self.history:
             return None
         parts = self.best_losses.of_parts() if isinstance(self.best_losses, BlendLosses) else {}
@@ -124,6 +123,6 @@ class EarlyStopping:
         return self.history[self._best_index()][0] if self.history else 0
 
     def _best_index(self) -> int:
-        # The latest of equal ones: as long as a blend is only its n-gram, the GPT still improves.
+        # The last of equal losses: while the blend uses only its n-gram, the GPT still improves.
         losses = [loss for _, loss in self.history]
         return len(losses) - 1 - losses[::-1].index(min(losses)) if losses else -1

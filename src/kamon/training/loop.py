@@ -1,4 +1,4 @@
-"""Pretraining: the order of documents and the schedule. The engines do the maths."""
+"""Pretraining: the order of the documents, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from kamon.errors import TrainingError
 from kamon.training.early_stopping import NUM_EVALUATIONS, EarlyStopping
 
 PROGRESS_SECONDS = 0.1
-FIRST_SECONDS = 10.0  # before a training is kept: a shorter one is made again as quickly
-MAX_CHECKPOINT_SHARE = 0.01  # of the time, for keeping it
+FIRST_SECONDS = 10.0  # before the first checkpoint: a shorter training is easily repeated
+MAX_CHECKPOINT_SHARE = 0.01  # of the time, for saving checkpoints
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Progress:
     """The progress of a training.
 
     Attributes:
-        losses: of all steps so far, in nats per token.
-        seconds: for the steps after the first `num_before`, which an earlier run made.
-        tokens_per_second, flops: without evaluations.
+        losses: the losses of all steps so far, in nats per token.
+        num_before: the number of steps that an earlier run made.
+        seconds: the time of the other steps.
+        tokens_per_second, flops: the speed of the training without evaluations.
         held_out: the history of `EarlyStopping`.
     """
 
@@ -43,7 +44,7 @@ class Progress:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Rises for warmup_steps, then falls to min_lr after the last one, as config.schedule says."""
+    """Return the learning rate of a step. It rises for warmup_steps, then falls to min_lr."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
@@ -52,7 +53,7 @@ def learning_rate(config: Config, step: int) -> float:
 
 
 def make_plan(docs: PackedBatch | BatchSource, config: Config, first: int, last: int) -> StepPlan:
-    """Steps first … last − 1: documents in their order, from the start again after the last one."""
+    """Return the plan of steps first … last − 1. The last document is followed by the first."""
     size = config.docs_per_step
     wanted = range(first * size, last * size)
     if isinstance(docs, PackedBatch):
@@ -70,10 +71,12 @@ def make_plan(docs: PackedBatch | BatchSource, config: Config, first: int, last:
 
 
 class CheckpointSchedule:
-    """When a training is to be kept, and how.
+    """Saves a training from time to time.
 
-    every: a whole number of steps, or seconds as a float; without it, so rarely that keeping takes
-    less than MAX_CHECKPOINT_SHARE of the time. save: is given the losses so far.
+    Args:
+        save: a function that saves the training, given the losses so far.
+        every: a whole number of steps, or seconds as a float. By default, saving takes less than
+            MAX_CHECKPOINT_SHARE of the time.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class CheckpointSchedule:
         self.last = time.perf_counter()
 
     def maybe_save(self, losses: array[float]) -> None:
-        """Save after these steps, if it is time."""
+        """Save after these steps if a checkpoint is due."""
         now = time.perf_counter()
         if len(losses) % self.steps if self.steps else now - self.last < self.wait:
             return
@@ -108,13 +111,15 @@ def pretrain(
 ) -> array[float]:
     """Train for config.num_steps and return the loss of each step, in nats per token.
 
-    losses: of the steps that were made before, to which this adds; the engine stands after them.
+    Args:
+        on_progress: called about ten times per second, between steps.
+        should_stop: called more often, by the native engine also within a long step. If it returns
+            True, the training ends there.
+        validation: called with the engine and the number of steps, NUM_EVALUATIONS times and after
+            the last step. If it returns True, the training ends there.
+        losses: those of the steps that the engine has already made. The others are added to it.
 
-    About ten times a second, between steps, `on_progress` is called. `should_stop` is asked more
-    often, by the native engine also within a long step: if it says True, training ends there and
-    the losses are fewer. So too where `validation` says True, which is called with the engine and
-    the steps done, NUM_EVALUATIONS times in a whole training and after its last step. TrainingError
-    names the step where the loss or a parameter stops being finite.
+    Raises: TrainingError if the loss or a parameter is not finite.
     """
     every = max(1, config.num_steps // NUM_EVALUATIONS) if validation else config.num_steps
     kept = (checkpoints and checkpoints.steps) or config.num_steps
@@ -126,14 +131,14 @@ def pretrain(
     while len(losses) < config.num_steps:
         first = len(losses)
         ends = (first - first % period + period for period in (every, kept))
-        # Clocks and signals are not the same for several ranks: what these do must be.
+        # Ranks have different clocks and signals, but must make the same steps.
         last = int(ranks.broadcast_scalar(min(first + steps, *ends, config.num_steps)))
         before = time.perf_counter()
         losses.extend(train(engine, make_plan(docs, config, first, last), should_stop))
         if losses and not math.isfinite(losses[-1]):
             raise not_finite(len(losses), config)
         now = time.perf_counter()
-        # The results do not depend on how the steps are cut; only the waiting between reports does.
+        # The number of steps per call affects only the time between reports, not the results.
         learning += now - before
         made = max(1, len(losses) - first)
         pace = int(made * PROGRESS_SECONDS / max(now - before, 1e-9))
@@ -148,20 +153,20 @@ def pretrain(
             )
         done = len(losses)
         due = done > first and (done % every == 0 or done == config.num_steps)
-        # Also where the training is to stop: who goes on from here must find what it would have.
+        # It validates even if `should_stop` will end the run, so that a resumed run is the same.
         if validation and due and validation(engine, done):
             break
         if ranks.any_rank(should_stop is not None and should_stop()):
             break
         if checkpoints and done < config.num_steps:
             checkpoints.maybe_save(losses)
-    if not all(map(math.isfinite, engine.state()["params"])):  # the last update, or one before
+    if not all(map(math.isfinite, engine.state()["params"])):  # after the last update
         raise not_finite(len(losses), config)
     return losses
 
 
 def mean_length(docs: PackedBatch | BatchSource, config: Config) -> float:
-    """Targets of a document, or of a window."""
+    """Return the mean number of targets in a document or a window."""
     if isinstance(docs, PackedBatch):
         return max(1.0, docs.num_targets / len(docs))
     return float(config.block_size)

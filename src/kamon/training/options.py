@@ -1,4 +1,4 @@
-"""What a run takes besides its data, its settings and its engine."""
+"""The arguments of a run besides its data, its settings and its engine."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from kamon.training.presets import seconds_of
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that a run calls; each may be None."""
+    """Functions that a run calls. Each may be None."""
 
     on_start: Callable[[Any], None] | None = None  # once, before the first step
-    on_progress: Callable[[Progress], None] | None = None  # about ten times a second
-    should_stop: Callable[[], bool] | None = None  # between steps; True stops the run
+    on_progress: Callable[[Progress], None] | None = None  # about ten times per second
+    should_stop: Callable[[], bool] | None = None  # between steps: True stops the run
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run saves its model, how often, and what it calls.
+    """The directory of a run's model, the interval between checkpoints, and the callbacks.
 
-    checkpoint_every: steps as an int, seconds as a float; None saves often enough to take at most
-        1% of the time (see `checkpoint_interval`).
+    checkpoint_every: steps as an int, or seconds as a float (see `checkpoint_interval`). With None,
+        saving takes at most 1% of the time.
     """
 
     output: str | Path | None = None  # None saves nothing
@@ -45,7 +45,7 @@ def checkpoint_interval(
     Args:
         every: a whole number of steps, or text with a unit such as "30s". Other numbers are errors:
             30.0 could mean 30 steps or 30 seconds.
-        name: what errors call it.
+        name: the name of the argument in error messages.
 
     Raises: ConfigError.
     """

@@ -1,7 +1,10 @@
-"""One dial: the time there is, or a size, to the settings that make the most of it.
+"""The settings for a size, or the best settings for a training time.
 
-The recipes were chosen with the names of the original's list, by the loss on a part that is neither
-learned from nor reported on: part 1 of `kamon.data.split`.
+PRESETS were chosen on the names of the original's list. The models learned parts 2 to 9 of
+`kamon.data.split` and were compared on part 1. No result is reported on that part. The text presets
+up to medium were compared on the last tenth of Tiny Shakespeare. FINE_TUNING and the temperature
+were chosen on lists with the role "tune" in bench/lists.toml. LONG_FINE_TUNING was chosen on one of
+these lists, words-spanish, and on the built-in names.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from kamon.engines.distributed import get_group
 from kamon.engines.loops import train
 from kamon.errors import ConfigError
 
-# Novel samples are as probable as entries that the model has not seen at about this temperature. A
-# text at a lower one repeats itself.
+# At about this temperature, novel samples are as probable as entries that the model has not seen.
+# At a lower one, a text repeats itself.
 COMMON = {"n_head": 4, "beta1": 0.8, "beta2": 0.99, "temperature": 0.8}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 1, "n_embd": 16, "batch_size": 8, "learning_rate": 0.012, "std": 0.15},
@@ -41,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "cosine", "weight_decay": 0.05, "dropout": 0.2,
     },
 }  # fmt: skip
-TEXT_PRESETS: dict[str, dict[str, Any]] = {  # of windows of text
+TEXT_PRESETS: dict[str, dict[str, Any]] = {  # for windows of text
     "tiny": {
         "n_layer": 1, "n_embd": 32, "block_size": 32, "batch_size": 16, "learning_rate": 0.01,
     },
@@ -58,17 +61,17 @@ TEXT_PRESETS: dict[str, dict[str, Any]] = {  # of windows of text
         "n_layer": 6, "n_embd": 384, "block_size": 256, "batch_size": 32, "learning_rate": 0.001,
     },
 }  # fmt: skip
-# Of a trained model. A learning rate of a run from scratch would destroy what it has learned.
+# For a trained model. The learning rate of a run from scratch would destroy what it has learned.
 FINE_TUNING: dict[str, Any] = {
     "batch_size": 16, "learning_rate": 0.0005, "schedule": "cosine", "beta1": 0.9, "beta2": 0.99,
     "temperature": COMMON["temperature"],
 }  # fmt: skip
-# Of a trained model on a long list, several times: without dropout it memorises the list.
-LONG_FINE_TUNING = FINE_TUNING | {"learning_rate": 0.001, "dropout": 0.1}
+# For several epochs on a long list. Without dropout, the model would memorise the list.
+LONG_FINE_TUNING = FINE_TUNING | {"learning_rate": 0.0007, "dropout": 0.05}
 CONDITIONAL_FINE_TUNING = {"dropout": 0.05}  # of a table with given columns
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
-ORIGINAL = "original"  # no size of ours: the settings of the original microGPT
-PICKED = {*COMMON, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # of lists
+ORIGINAL = "original"  # the settings of the original microGPT
+PICKED = {*COMMON, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # for lists
 MIN_DOCS = {"tiny": 0, "small": 2_000, "medium": 3_000, "large": 3_000, "huge": 3_000}
 MIN_SECONDS = {"tiny": 0.0, "small": 0.1, "medium": 0.5, "large": 4.0, "huge": 30.0}
 MIN_CHARS = {
@@ -79,31 +82,31 @@ MIN_CHARS = {
     "huge": 20_000_000,
 }
 MIN_TEXT_SECONDS = {"tiny": 0.0, "small": 2.0, "medium": 20.0, "large": 240.0, "huge": 1800.0}
-TEXT_STEPS = 2_000  # where no time is named
+TEXT_STEPS = 2_000  # without a budget
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MAX_SECONDS = 30 * 24 * 3600.0
 WARM_UP = 0.02  # of all steps
-EPOCHS = 5  # over the list where no time is named
-MIN_EXAMPLES = 20_000  # documents, if these are no more than MAX_EPOCHS
-MAX_EXAMPLES = 300_000  # where no time is named: a long list is no reason to wait for minutes
-MAX_LEARNING_RATE = 1e6  # documents a second: no processor learns so many
+EPOCHS = 5  # over a list, without a budget
+MIN_EXAMPLES = 20_000  # documents to learn, in up to MAX_EPOCHS epochs
+MAX_EXAMPLES = 300_000  # documents to learn without a budget: nobody must wait for minutes
+MAX_LEARNING_RATE = 1e6  # documents per second: more than any processor learns
 FINE_TUNING_EPOCHS = 8
-MAX_FINE_TUNED = 40_000  # examples where no time is named, unless one epoch has more
-MAX_BASE_DOCS = 20_000  # documents of a list: a longer one teaches a new model as well
-MIN_LONG_DOCS = 10_000  # documents of a list to which LONG_FINE_TUNING applies
-MIN_LONG_EPOCHS = 4  # for which a budget must suffice
-MIN_BASE_EPOCHS = 1.5  # for which a budget must suffice
-MAX_EPOCHS = 100  # whatever time there is: what is not learned by then is not to be learned
-EVAL_TIME_SHARE = 0.04  # of the time goes into looking at the held-out documents
+MAX_FINE_TUNED = 40_000  # examples without a budget, unless one epoch has more
+MAX_BASE_DOCS = 20_000  # documents of a list: on a longer one, a new model learns as much
+MIN_LONG_DOCS = 10_000  # documents of a list: LONG_FINE_TUNING applies from here on
+MIN_LONG_EPOCHS = 4  # epochs that a budget must allow for LONG_FINE_TUNING
+MIN_BASE_EPOCHS = 1.5  # epochs that a budget must allow to start from the base
+MAX_EPOCHS = 100  # for any budget: after these, a model learns no more
+EVAL_TIME_SHARE = 0.04  # share of the time for evaluations
 MAX_BLOCK_SIZE = 256
-TRIAL_EXAMPLES = 1_000  # examples that a trial learns from
-MIN_TRIAL_SECONDS = 0.02  # seconds of all trials: a processor needs some to reach its speed
-TRIAL = 0.01  # seconds of one, about
-MAX_DELAY_SECONDS = 2  # times as long as the budget may a busy machine take, about
+TRIAL_EXAMPLES = 1_000  # examples in a trial
+MIN_TRIAL_SECONDS = 0.02  # seconds of all trials, because a processor does not start at full speed
+TRIAL = 0.01  # seconds of one trial, roughly
+MAX_DELAY_SECONDS = 2  # how many times the budget a busy machine may take, roughly
 
 
 def seconds_of(time: str | float, name: str = "budget") -> float:
-    """Seconds of "500ms", "10s", "2m", "1h" or a number of seconds. name: of the argument."""
+    """Return the seconds of "500ms", "10s", "2m", "1h" or a number. name: of the argument."""
     if isinstance(time, str):
         found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h)\s*", time)
         seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
@@ -118,7 +121,7 @@ def seconds_of(time: str | float, name: str = "budget") -> float:
 
 
 def default_size(engine: str, lengths: Counter[int], mode: str = "documents") -> str:
-    """Where neither a size nor a time is named. The scalar engine has no time for ours."""
+    """Return the default size without a budget. The scalar engine is too slow for PRESETS."""
     if engine == "scalar":
         return ORIGINAL
     size, seconds = ("small", MIN_TEXT_SECONDS) if mode == "text" else ("medium", MIN_SECONDS)
@@ -126,9 +129,9 @@ def default_size(engine: str, lengths: Counter[int], mode: str = "documents") ->
 
 
 def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> str:
-    """The size that makes the most of so much time and what there is to learn from.
+    """Return the best size for so many seconds and this training set.
 
-    lengths: how many documents have so many characters.
+    lengths: how many documents have each number of characters.
     """
     if mode == "text":
         there = sum(length * number for length, number in lengths.items())
@@ -141,14 +144,14 @@ def size_for(seconds: float, lengths: Counter[int], mode: str = "documents") -> 
 def sizes_for(
     seconds: float, engine: str, lengths: Counter[int], mode: str = "documents"
 ) -> list[str]:
-    """Return the sizes to try for so much time, the first that learns enough being the best.
+    """Return the sizes to try for so many seconds. The first that learns enough is the best.
 
-    A larger model than the usual one that learns fewer documents than that would do is worse.
+    A model larger than the usual one is worse if it learns fewer documents than without a budget.
     """
     best = size_for(seconds, lengths, mode)
     usual = default_size(engine, lengths, mode)
     names = list(PRESETS)
-    if usual == ORIGINAL:  # of the scalar engine, which is slow
+    if usual == ORIGINAL:  # for the scalar engine, which is slow
         return names[:1]
     last = names.index(usual)
     if mode == "text" or names.index(best) <= last:
@@ -157,7 +160,7 @@ def sizes_for(
 
 
 def check_picks(budget: str | None, size: str | None) -> None:
-    """ConfigError for what is no time or no size, as --budget and --size."""
+    """Raise ConfigError if the --budget is not a time or the --size not a size."""
     if budget is not None:
         seconds_of(budget, "--budget")
     if size is not None:
@@ -165,9 +168,9 @@ def check_picks(budget: str | None, size: str | None) -> None:
 
 
 def preset(lengths: Counter[int], size: str, mode: str = "documents") -> dict[str, Any]:
-    """The settings of this size for documents of these lengths; all others have their defaults.
+    """Return the settings of this size that differ from the defaults.
 
-    lengths: how many documents have so many tokens.
+    lengths: how many documents have each number of tokens.
     """
     if size == ORIGINAL:
         return {}
@@ -181,7 +184,7 @@ def preset(lengths: Counter[int], size: str, mode: str = "documents") -> dict[st
 
 
 def size_of(config: Config, given: Collection[str]) -> str | None:
-    """Return the size that picked the settings of this config that were not `given`, if any."""
+    """Return the size that chose the settings of this config, except those `given`, or None."""
     for size in PRESETS:
         picked = preset(Counter([0]), size, config.mode)
         if config.mode == "documents":
@@ -194,7 +197,7 @@ def size_of(config: Config, given: Collection[str]) -> str | None:
 def fine_tuning_preset(
     lengths: Counter[int], base: Config, *, long: bool = False
 ) -> dict[str, Any]:
-    """Return the settings to fine-tune a base on documents of these lengths, in tokens."""
+    """Return the settings to fine-tune a base on documents of these lengths in tokens."""
     if base.mode == "text":
         return FINE_TUNING | TEXT | {"block_size": base.block_size}
     chosen = LONG_FINE_TUNING if long else FINE_TUNING
@@ -210,7 +213,7 @@ def fine_tuning_steps(num_docs: int, docs_per_step: int, has_budget: bool) -> in
 
 
 def block_size_for(lengths: Counter[int]) -> int:
-    """Room for the longest document and its end; where that is very long, for 99 of 100."""
+    """Return a block_size for the longest document. If that is very long, for 99% of them."""
     longest = max(lengths)
     if longest >= 64:
         ordered = sorted(lengths)
@@ -223,12 +226,12 @@ def block_size_for(lengths: Counter[int]) -> int:
 def max_steps(
     num_docs: int, docs_per_step: int, seconds: float | None, mode: str = "documents"
 ) -> int:
-    """How many steps are enough; for a budget, at least as many as `steps_for_seconds` finds."""
-    if mode == "text":
-        return TEXT_STEPS
+    """Return how many steps are enough, or the most that a budget may allow."""
     learned = min(max(num_docs * EPOCHS, MIN_EXAMPLES), MAX_EXAMPLES)
     if seconds is not None:
         learned = int(seconds * MAX_LEARNING_RATE)
+    if mode == "text":
+        return TEXT_STEPS if seconds is None else max(1, learned // docs_per_step)
     return max(1, min(learned, num_docs * MAX_EPOCHS) // docs_per_step)
 
 
@@ -240,12 +243,13 @@ def steps_for_seconds(
     enough: int = 0,
     should_stop: Callable[[], bool] | None = None,
 ) -> int:
-    """Return how many steps fit, by short trials; the engine is then as it was before.
+    """Return how many steps fit into the time. Short trials measure it and then restore the engine.
 
-    Other programs slow trials down, so the fastest one counts. Then a busy machine takes longer: if
-    the time is likely to be exceeded more than MAX_DELAY_SECONDS times, there are fewer steps, but
-    no fewer than `enough`. Trials go on until three agree, or for a tenth of the time. A stop or a
-    loss that is not finite ends them: the training then ends for the same reason.
+    Other programs slow some trials down, so the fastest one counts. A busy machine then takes
+    longer than planned. If it would probably take more than MAX_DELAY_SECONDS times as long, there
+    are fewer steps, but at least `enough`. Trials continue until three agree, or for a tenth of the
+    time. They also end at a stop or a loss that is not finite. The training then ends for the same
+    reason.
     """
     state, size, ranks = engine.state(), config.docs_per_step, get_group()
     passes = max(1, MAX_EPOCHS * len(docs) // size)
@@ -285,11 +289,11 @@ def steps_for_seconds(
 
 
 def agree(paces: Sequence[float]) -> bool:
-    """Whether the three fastest of ascending paces are within a tenth of the fastest one."""
+    """Return whether the three fastest paces differ by at most a tenth. They are ascending."""
     return len(paces) >= 3 and paces[2] <= 1.1 * paces[0]
 
 
 def set_num_steps(config: Config, num_steps: int, given: Iterable[str]) -> Config:
-    """`config` with so many steps, and a warm-up in proportion unless one was `given`."""
+    """Return `config` with so many steps, and a warm-up in proportion unless it is `given`."""
     warmup = config.warmup_steps if "warmup_steps" in given else int(num_steps * WARM_UP)
     return replace(config, num_steps=num_steps, warmup_steps=warmup)

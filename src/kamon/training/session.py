@@ -1,4 +1,4 @@
-"""A run: the loop with its checkpoints, and the model at its end."""
+"""A run: the training loop, its checkpoints, and the final model."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, p
 from kamon.training.options import RunOptions
 from kamon.training.setup import TrainingSetup
 
-MAX_EVAL_DOCS = 20_000  # cap of the final evaluation after a short run
+MAX_EVAL_DOCS = 20_000  # documents in the final evaluation of a short run
 MAX_EVAL_DOCS_SLOW = 500  # the same for the scalar engine
-TYPICAL_DOC_TOKENS = 16  # the document length that these caps assume
+TYPICAL_DOC_TOKENS = 16  # the document length that these limits assume
 
 
 @dataclass
 class TrainingSession:
     """A run in progress.
 
-    training: its record in the model directory, as far as it is known at the start.
-    documents: what the model keeps.
+    training: its record in the model directory. Some fields are known only at the end.
+    documents: those that the model stores.
     """
 
     setup: TrainingSetup
@@ -50,7 +50,7 @@ class TrainingSession:
     start: float = 0.0  # on time.perf_counter's clock
 
     def run(self, options: RunOptions, writer: CheckpointWriter | None) -> Model:
-        """Make the steps that are left and return the model. Saves to `writer` on schedule."""
+        """Make the remaining steps and return the model. Save checkpoints to `writer` meanwhile."""
         setup, losses, callbacks = self.setup, self.metrics.losses, options.callbacks
         if callbacks.on_start:
             callbacks.on_start(setup)
@@ -103,11 +103,11 @@ class TrainingSession:
         return replace(stored, reference_params=mean)
 
     def model(self, *, finished: bool, held_out: ValidationRecord | None) -> Model:
-        """Return the model so far, with its record. held_out: of the validation set."""
+        """Return the model so far, with its record. held_out: the record of its validation."""
         setup, metrics = self.setup, self.metrics
         for step in range(len(metrics.learning_rates), len(metrics.losses)):
             metrics.learning_rates.append(learning_rate(setup.config, step))
-        if self.validation:  # in float64 a probability may be too small for its logarithm
+        if self.validation:  # even in float64 a probability can be 0
             finite = ((step, loss) for step, loss in self.validation.history if loss < math.inf)
             metrics.held_out.update(finite)
         seconds = time.perf_counter() - self.start
@@ -125,7 +125,7 @@ class TrainingSession:
         over_fitted = validation.finish(setup.engine, num_steps)
         least = MAX_EVAL_DOCS if has_fused_ops(setup.engine) else MAX_EVAL_DOCS_SLOW
         most = max(least, num_steps * setup.config.docs_per_step // 4)
-        # As many tokens, however long the documents are.
+        # Long and short documents get about the same number of tokens.
         length = max(1.0, setup.held_out.num_targets / len(setup.held_out) / TYPICAL_DOC_TOKENS)
         num_docs = min(len(setup.held_out), int(most / length))
         docs = setup.held_out.select(range(num_docs))
@@ -175,9 +175,9 @@ def start_record(
 
 @contextmanager
 def open_writer(options: RunOptions, *, resume: bool = False) -> Iterator[CheckpointWriter | None]:
-    """Yield the writer of the model directory, which it locks; None if this process writes none.
+    """Lock the model directory and yield its writer, or None if this process writes nothing.
 
-    Of several processes under torchrun the first one writes.
+    If torchrun started several processes, only the first one writes.
     """
     if options.output is None or get_group().rank:
         yield None

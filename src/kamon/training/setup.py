@@ -1,4 +1,4 @@
-"""Everything that is decided before the first step: the config, the engine and its parameters."""
+"""The preparation of a run: choose its config, its engine and its initial parameters."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from kamon.training.blend import BlendedValidation, blended_validation, can_blen
 from kamon.training.cross_validation import CrossValidation, Fold, cross_validate, folds_of
 from kamon.training.data import ListData, TrainingData
 
-SHAPE = ("n_layer", "n_embd", "n_head", "mode")  # that fine-tuning keeps
+SHAPE = ("n_layer", "n_embd", "n_head", "mode")  # fine-tuning keeps these
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run resumes: a checkpoint's name and steps, and what is wrong with newer ones."""
+    """The checkpoint that a run resumes from, and the problems of newer ones."""
 
     generation: str
     num_steps_done: int
@@ -40,18 +40,19 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A run that is ready to start; `rng` is in the state after drawing the parameters.
+    """A run that is ready to start.
 
     Attributes:
-        data: what is learned, whole.
-        docs: what the steps learn from.
-        longest: tokens of the longest document, BOS not counted.
+        data: all that the model learns, and its validation set.
+        docs: the training examples.
+        rng: the random number generator, after it has made the initial parameters.
+        longest: tokens of the longest document, without BOS.
         num_cut: how many documents lose their end.
         held_out: the validation set.
-        start: the model whose parameters it starts from; None for random ones.
-        blended: measures the blend with an n-gram on the validation set; None without either.
-        cross_validation: of a short list, which has no validation set.
-        stopped: whether `should_stop` asked to stop before the first step. Then none is made.
+        start: the model whose parameters it starts from, or None for random ones.
+        blended: measures the blend with an n-gram on the validation set, if there are both.
+        cross_validation: the result for a short list, which has no validation set.
+        stopped: whether `should_stop` ended the run before the first step.
     """
 
     config: Config
@@ -77,7 +78,7 @@ def build_setup(
     engine: EngineSpec | None = None,
     params: array[float] | None = None,
 ) -> TrainingSetup:
-    """Return a run of this config: shuffle the documents, draw the parameters, tokenize.
+    """Return a run of this config. It tokenizes and shuffles, and makes the parameters.
 
     params: parameters to start from, instead of new ones.
 
@@ -117,12 +118,12 @@ def choose_setup(
     blend: bool = False,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingSetup:
-    """Return the run of this size, or the one that makes the most of so many seconds.
+    """Return the run of this size, or the best one for so many seconds.
 
     Args:
-        settings: what the user chose; a preset decides the rest.
+        settings: those that the user chose. A preset chooses the others.
         init_from: a model to start from, SCRATCH, or None for the better of SCRATCH and BASE.
-        blend: blend the model with an n-gram if that is possible.
+        blend: whether to blend the model with an n-gram, if that is possible.
     """
     stopped = False
     for candidate in candidates(data, settings, engine, size, seconds, init_from):
@@ -136,7 +137,7 @@ def choose_setup(
         if seconds is None:
             break
         config, enough = setup.config, candidate.enough_steps
-        own = seconds / (1 + len(folds))  # the model of each fold takes as long
+        own = seconds / (1 + len(folds))  # the model of each fold takes the same time
         steps = presets.steps_for_seconds(
             setup.engine, setup.docs, config, own, enough, should_stop
         )
@@ -156,7 +157,7 @@ def choose_setup(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run to try, if there is a budget. enough_steps: with fewer, a smaller model is better."""
+    """A run to try. enough_steps: with a budget for fewer steps, the next candidate is better."""
 
     config: Config
     enough_steps: int
@@ -173,25 +174,24 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Yield the runs to try, the best one first, for the arguments of `choose_setup`."""
     name, num_docs = engine.name or best_engine(), data.train_lengths.total()
-    if isinstance(init_from, StartingPoint):
-        if size is not None:
-            raise ConfigError(
-                f"size {size} does not apply to a model that starts from another",
-                f"leave it out, or use --from {SCRATCH}",
-            )
-        yield Candidate(fine_tune_config(data, settings, init_from.config, seconds), 0, init_from)
-        return
+    start = init_from if isinstance(init_from, StartingPoint) else None
+    if start and size is not None:
+        raise ConfigError(
+            f"size {size} does not apply to a model that starts from another",
+            f"leave it out, or use --from {SCRATCH}",
+        )
     if init_from is None and size is None and base_helps(data, settings, name, seconds):
         start = starting_point(BASE)
-        assert start is not None
+    if start:
         if seconds is not None and num_docs >= presets.MIN_LONG_DOCS:
             config = fine_tune_config(data, settings, start.config, seconds, long=True)
             enough = presets.MIN_LONG_EPOCHS * num_docs // config.docs_per_step
             yield Candidate(config, enough, start)
         config = fine_tune_config(data, settings, start.config, seconds)
-        yield Candidate(
-            config, int(presets.MIN_BASE_EPOCHS * num_docs) // config.docs_per_step, start
-        )
+        enough = int(presets.MIN_BASE_EPOCHS * num_docs) // config.docs_per_step
+        yield Candidate(config, 0 if init_from else enough, start)
+    if init_from and start:
+        return
     if size is not None:
         sizes = [size]
     elif seconds is None:
@@ -226,7 +226,7 @@ def cross_validated(
     settings: dict[str, Any],
     should_stop: Callable[[], bool] | None,
 ) -> TrainingSetup:
-    """Return the run with the number of steps that is best in cross-validation."""
+    """Return the run with the best number of steps by cross-validation."""
     found = cross_validate(
         folds,
         setup.tokenizer,
@@ -257,15 +257,18 @@ def fine_tune_config(
     if data.num_values and not long:
         chosen |= presets.CONDITIONAL_FINE_TUNING
     config = make_config(chosen | settings | {"mode": data.mode})
-    num_docs = data.train_lengths.total()
-    steps = presets.fine_tuning_steps(num_docs, config.docs_per_step, seconds is not None)
+    num_docs, size = data.train_lengths.total(), config.docs_per_step
+    if data.mode == "text":
+        steps = presets.max_steps(num_docs, size, seconds, data.mode)
+    else:
+        steps = presets.fine_tuning_steps(num_docs, size, seconds is not None)
     return presets.set_num_steps(config, settings.get("num_steps") or steps, settings)
 
 
 def choose_config(
     data: TrainingData, settings: dict[str, Any], size: str, seconds: float | None
 ) -> Config:
-    """Return the config of this size with the user's settings."""
+    """Return the config of this size, with the user's settings."""
     config = make_config(
         presets.preset(data.lengths, size, data.mode) | settings | {"mode": data.mode}
     )
@@ -285,10 +288,10 @@ def num_cut(lengths: Counter[int], config: Config) -> int:
 def check_room(config: Config, engine: EngineSpec, longest: int, num_held_out: int = 0) -> None:
     """Raise ConfigError if this machine has too little memory to train with this engine.
 
-    longest: tokens of the longest document; num_held_out: documents or windows to validate on.
+    longest: tokens of the longest document. num_held_out: documents or windows to validate on.
     """
     name = engine.name or best_engine()
-    if device_type(name, engine.device) in ("cuda", "mps"):  # these have memory of their own
+    if device_type(name, engine.device) in ("cuda", "mps"):  # a GPU has separate memory
         return
     check_model(
         config,
@@ -301,7 +304,7 @@ def check_room(config: Config, engine: EngineSpec, longest: int, num_held_out: i
 
 
 def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings with those of a model's shape. Raises ConfigError if they differ."""
+    """Return the settings with the shape of a model. Raises ConfigError if they differ from it."""
     for name in SHAPE:
         own = getattr(base, name)
         if settings.get(name, own) != own:
@@ -313,7 +316,7 @@ def shape_of(base: Config, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(path: str | Path, config: Config, settings: dict[str, Any]) -> None:
-    """Raise ConfigError for a setting that differs from that of the run in `path`."""
+    """Raise ConfigError if a setting differs from that of the run in `path`."""
     for name, value in settings.items():
         own = getattr(make_config({}), name, None)
         if own is None:

@@ -1,1 +1,1 @@
-"""The playground and the HTTP API: everything that `kamon serve` is made of."""
+"""The playground and the HTTP API of `kamon serve`."""

@@ -4,7 +4,7 @@ from kamon.errors import HINT
 
 
 class WebError(Exception):
-    """An answer with this status, what is wrong, and a hint on what to do."""
+    """An error answer: its HTTP status, a message, and a hint."""
 
     def __init__(self, status: int, text: str, hint: str | None = None) -> None:
         super().__init__(text if hint is None else f"{text}{HINT}{hint}")
@@ -12,7 +12,7 @@ class WebError(Exception):
 
 
 def one_line(error: Exception) -> str:
-    """Return what is wrong and what to do in one line."""
+    """Return the message and the hint of an error in one line."""
     return str(error).replace(HINT, ": ")
 
 

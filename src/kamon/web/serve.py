@@ -1,4 +1,4 @@
-"""Run the server, and open the page in a browser."""
+"""Run the server and open the page in a browser."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kamon.web.server.protocol import LimitedProtocol
 from kamon.web.services.playground import Playground
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SWITCH_SECONDS = 0.0005  # a tenth of the default: the server waits less for threads that compute
-END_SECONDS = 2  # for answers when the server is to end; threads that compute have half of it
+SWITCH_SECONDS = 0.0005  # a tenth of the default, so that computing threads delay the server less
+END_SECONDS = 2  # to finish answers at the end. Computing threads get half of it
 
 
 def serve(
@@ -32,9 +32,9 @@ def serve(
     open_browser: bool = False,
     on_start: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until a signal comes; then end all trainings. Calls on_start when it listens."""
+    """Serve until a signal comes, then end all trainings. on_start: called when it listens."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # without errors of clients
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # hides errors of clients
     once = secrets.token_hex(16) if address.token and open_browser else None
     url = address.url.replace(f"={address.token}", f"={once}")
     config = uvicorn.Config(
@@ -53,7 +53,7 @@ def serve(
     def start() -> None:
         if on_start:
             on_start()
-        if open_browser:  # which may take seconds
+        if open_browser:  # in a thread, because it may take seconds
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     try:
@@ -64,7 +64,7 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """A server that calls `on_start`, and ends streams of events at its end."""
+    """A server that calls `on_start` when it listens, and ends event streams at its end."""
 
     def __init__(
         self, config: uvicorn.Config, playground: Playground, on_start: Callable[[], None]
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals. uvicorn would raise them again at the end, as if they were failures."""
+        """Handle signals. uvicorn would raise them again at the end, like failures."""
         handlers = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield

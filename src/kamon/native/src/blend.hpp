@@ -1,7 +1,8 @@
 // A mixture of the GPT with an n-gram: p = weight · GPT + (1 − weight) · n-gram.
 //
-// The current context is the longest one with which the document so far ends. A token leads to the
-// context that is longer by it, if there is one; otherwise the shorter contexts are tried in turn.
+// The current context is the longest known one at the end of the document so far. The next token
+// leads to the context with this token added, if it is known. If not, the search continues with the
+// shorter contexts.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,7 @@
 
 namespace {
 
-constexpr int NUM_LANES = 2 * L;  // of the sampler: documents at a time
+constexpr int NUM_LANES = 2 * L;  // documents that the sampler makes at a time
 
 // The n-gram of NgramArrays in the numbers of this build.
 class NgramTable {
@@ -24,11 +25,11 @@ class NgramTable {
   struct Follower {
     int32_t token;
     Real share;      // of the token after this context
-    int32_t longer;  // context that ends with the token; −1 after the longest contexts
+    int32_t longer;  // context that ends with the token, or −1 after the longest contexts
   };
   struct Context {
-    int64_t begin;    // its first follower; they are in ascending order of tokens
-    Real kept;        // what it leaves to the shorter context
+    int64_t begin;    // its first follower, in ascending order of tokens
+    Real kept;        // probability that it leaves to the shorter context
     int32_t shorter;  // context without the first token
   };
   const int vocab_size;
@@ -64,7 +65,7 @@ class NgramTable {
     }
   }
 
-  // Loads a context, or its followers, into the cache, while other work is done.
+  // Loads a context or its followers into the cache. The program does other work meanwhile.
   void prefetch(int32_t context) const { __builtin_prefetch(&contexts[size_t(context)]); }
   void prefetch_followers(int32_t context) const {
     const Follower *first = begin(context), *last = end(context);
@@ -73,12 +74,12 @@ class NgramTable {
   }
 
  private:
-  int32_t num_extended = 0;  // contexts up to the last one that a token makes longer
-  std::vector<Context> contexts;  // and one more, at which the last one's followers end
+  int32_t num_extended = 0;  // contexts up to the last one with a longer context
+  std::vector<Context> contexts;  // and one more, where the last one's followers end
   std::vector<Follower> followers;
 
-  // The context that ends with a follower; −1 if there is none. Its search has no branch to
-  // mispredict.
+  // The context that ends with a follower, or −1 if there is none. The search has no branch that
+  // the processor could mispredict.
   int32_t extended(int32_t context, int32_t token) const {
     const Follower* found = begin(context);
     for (int64_t left = end(context) - found; left > 1;) {
@@ -89,7 +90,7 @@ class NgramTable {
     return found < end(context) && found->token == token ? found->longer : -1;
   }
 
-  // Every number is in its range, and the way to ever shorter contexts ends.
+  // Checks that every number is in its range, and that the path of shorter contexts ends.
   void check(int64_t num_contexts, int64_t num_followers, const NgramArrays& arrays) const {
     const int64_t* begins = arrays.begins;
     if (vocab_size < 1 || num_contexts < 1 || num_contexts > INT32_MAX || begins[0] != 0 ||
@@ -107,7 +108,7 @@ class NgramTable {
   }
 };
 
-// Mixes the n-gram into the logits of a sampler, of which each lane has its own context.
+// Mixes the n-gram into the logits of a sampler. Each lane has its own context.
 class Mixer {
  public:
   Mixer(const NgramTable& table_, double weight_)
@@ -121,7 +122,8 @@ class Mixer {
     table.prefetch(contexts[lane]);
   }
 
-  // Turns logits into the logarithms of the mixture. Those too small for a Real are the smallest.
+  // Turns logits into the logarithms of the mixture. If one is too small for a Real, it becomes the
+  // smallest Real.
   void mix(Real* logits) {
     const int vocab_size = table.vocab_size;
     std::memset(shares.data, 0, sizeof(Real) * shares.size);
@@ -144,8 +146,8 @@ class Mixer {
   int32_t contexts[NUM_LANES] = {};
   Buffer shares;  // [token][lane], of all contexts but the empty one
 
-  // Prefetches all followers that `add_shares` reads: those of one length in all lanes, so that the
-  // processor waits for their contexts together.
+  // Prefetches all followers that `add_shares` reads. It goes through the lanes once per length, so
+  // that the processor waits for the contexts of all lanes together.
   void prefetch() const {
     int32_t left[NUM_LANES];
     std::copy_n(contexts, NUM_LANES, left);
@@ -161,8 +163,8 @@ class Mixer {
     }
   }
 
-  // Adds the shares of a lane's context and the shorter ones. Returns what they leave to the empty
-  // one.
+  // Adds the shares of a lane's context and the shorter ones. Returns the probability that they
+  // leave to the empty context.
   Real add_shares(int lane) {
     Real left = rest;
     for (int32_t context = contexts[lane]; context; context = table[context].shorter) {
@@ -183,7 +185,7 @@ class Mixer {
   }
 };
 
-// Turns the logits after a context into log p of the mixture: see BlendedDecoder of the Python side.
+// Turns the logits after a context into log p of the mixture. See BlendedDecoder in Python.
 inline void mix_logits(const Ngram& ngram, int order, const int32_t* context, int64_t size,
                        double weight, double* logits) {
   const int vocab_size = ngram.vocab_size;
@@ -211,14 +213,14 @@ inline void mix_logprobs(int64_t n, double weight, const double* a, const double
   }
 }
 
-// p of the n-gram over p of the GPT, from log p of both: at most e to the power of max_log, and at
-// least its inverse.
+// p of the n-gram divided by p of the GPT, from log p of both. The result is limited to
+// exp(max_log) and its inverse.
 inline void ratios(int64_t n, const double* gpt, const double* ngram, double max_log, double* out) {
   for (int64_t i = 0; i < n; i++)
     out[i] = std::exp(std::min(std::max(ngram[i] - gpt[i], -max_log), max_log));
 }
 
-// The first derivative of the log-likelihood by the weight, and minus the second one, from ratios.
+// From ratios, the first derivative of the log-likelihood by the weight, and minus the second one.
 inline void derivatives(int64_t n, const double* ratios, double weight, double* out) {
   double first = 0, second = 0;
   for (int64_t i = 0; i < n; i++) {

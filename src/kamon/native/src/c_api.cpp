@@ -15,7 +15,7 @@ Engine& as_engine(void* handle) { return *static_cast<Engine*>(handle); }
 Decoder& as_decoder(void* handle) { return *static_cast<Decoder*>(handle); }
 Ngram& as_ngram(void* handle) { return *static_cast<Ngram*>(handle); }
 
-// What `make` returns: a new object; null if there is no memory for it.
+// Returns the new object that `make` returns, or null if there is too little memory.
 template <class Make>
 void* made_or_null(const Make& make) {
   try {
@@ -45,8 +45,8 @@ KAMON_INLINE void keep(Vec& v) {
 #endif
 #define API(result, name) extern "C" KAMON_EXPORT result KAMON_JOIN(name, KAMON_SUFFIX)
 
-// A function that can fail returns an Error. One that returns a count returns an Error as a
-// negative number. `stop`: see StopFlag. Tokens, offsets and num_docs: see PackedBatch.
+// A function that can fail returns an Error. If it returns a count, the Error is a negative number.
+// `stop`: see StopFlag. Tokens, offsets and num_docs: see PackedBatch.
 
 API(int, kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int vocab_size,
                        double beta1, double beta2, double eps_adam, double weight_decay,
@@ -64,7 +64,7 @@ API(int, kamon_create)(int n_layer, int n_embd, int n_head, int block_size, int 
 
 API(void, kamon_destroy)(void* handle) { delete static_cast<Engine*>(handle); }
 
-// params, m and v: num_params numbers each. Gradients are 0 afterwards.
+// params, m and v: num_params numbers each. Sets the gradients to 0.
 API(void, kamon_load)(void* handle, const double* params, const double* m, const double* v,
                       int64_t step) {
   Engine& engine = as_engine(handle);
@@ -90,8 +90,8 @@ API(void, kamon_gradients)(void* handle, double* grads) {
   engine.to_flat(engine.grads[0]->data, grads);
 }
 
-// Log-probabilities of all targets, and if there are weights for them the gradient, which is added
-// to that of earlier calls. After `stopped` or `memory` the whole gradient is 0.
+// Computes log-probabilities of all targets. If there are weights for them, adds the gradient to
+// that of earlier calls. After `stopped` or `memory` the whole gradient is 0.
 //
 // weights: null for no gradient. dropout_ids: one for each document, or null for no dropout.
 API(int, kamon_batch)(void* handle, const int32_t* tokens, int64_t num_tokens,
@@ -139,8 +139,8 @@ API(int, kamon_step)(void* handle, double learning_rate) {
 }
 
 // Trains for num_steps steps. Step i uses the documents indices[i · docs_per_step] and following.
-// Ends after the first loss that is not finite, or in the middle of a step, which then does not
-// count, if `stop` asks for it. Returns the number of losses.
+// Ends after the first loss that is not finite. Also ends if `stop` asks for it, and an unfinished
+// step then does not count. Returns the number of losses.
 API(int64_t, kamon_train)(void* handle, const int32_t* tokens, int64_t num_tokens,
                           const int64_t* offsets, int64_t num_docs, const int64_t* indices,
                           int64_t docs_per_step, int64_t num_steps, uint64_t first_dropout_id,
@@ -176,9 +176,9 @@ API(int64_t, kamon_train)(void* handle, const int32_t* tokens, int64_t num_token
   return result;
 }
 
-// Samples documents number first … first + n − 1. tokens: room for n · block_size, of which
-// offsets[n] are used. offsets: n + 1. table: an n-gram to mix with the GPT, which has this weight;
-// null for the GPT alone.
+// Samples documents first … first + n − 1. tokens: room for n · block_size, of which it uses
+// offsets[n]. offsets: n + 1. table: an n-gram to mix with the GPT, or null for only the GPT.
+// weight: that of the GPT.
 API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperature, uint64_t seed,
                        int bos, const void* table, double weight, int32_t* tokens, int64_t* offsets,
                        const int32_t* stop) {
@@ -264,7 +264,7 @@ API(int64_t, kamon_gather)(const char* text, int64_t size, const void* starts, i
   });
 }
 
-// starts: null if the documents follow one another. Returns how many of them are the first.
+// starts: null if the documents follow one another. Returns how many do not equal an earlier one.
 API(int64_t, kamon_first_occurrences)(const char* text, int64_t size, const void* starts, int bytes,
                                       int64_t n, uint8_t* first) {
   return count_or_error(
@@ -299,7 +299,7 @@ API(int64_t, kamon_ngram_tally)(void* handle, int64_t* num_grams) {
   return as_ngram(handle).longest;
 }
 
-// discounts: order · 2 · 4. Nothing can be added afterwards.
+// discounts: order · 2 · 4. No documents can be added afterwards.
 API(int, kamon_ngram_finish)(void* handle, const double* discounts) {
   return error_of([&] {
     as_ngram(handle).finish(discounts);
@@ -307,8 +307,8 @@ API(int, kamon_ngram_finish)(void* handle, const double* discounts) {
   });
 }
 
-// logprobs: of the targets of documents first … last − 1, for each of the orders low … high, which
-// begin `stride` numbers apart. Returns the number of targets.
+// logprobs: of the targets of documents first … last − 1, for each of the orders low … high. The
+// orders begin `stride` numbers apart. Returns the number of targets.
 API(int64_t, kamon_ngram_logprobs)(void* handle, int low, int high, const int32_t* tokens,
                                    int64_t num_tokens, const int64_t* offsets, int64_t first,
                                    int64_t last, double* logprobs, int64_t stride) {
@@ -338,7 +338,7 @@ API(int, kamon_ngram_probabilities)(void* handle, int order, const int32_t* cont
   return Error::none;
 }
 
-// sizes: how many contexts and followers the n-gram of this order has.
+// sizes: the numbers of contexts and followers of the n-gram of this order.
 API(int, kamon_ngram_sizes)(void* handle, int order, int64_t* sizes) {
   const Ngram& ngram = as_ngram(handle);
   if (!ngram.has(order, order)) return Error::index;
@@ -358,7 +358,7 @@ API(int, kamon_ngram_tabulate)(void* handle, int order, double* kept, int32_t* s
   });
 }
 
-// A copy of the arrays, for `sample`. The library that counted the n-gram may be another one.
+// Copies the arrays for `sample`. They may come from another library, which counted the n-gram.
 API(int, kamon_table_create)(int vocab_size, int64_t num_contexts, int64_t num_followers,
                              double* kept, int32_t* shorter, int64_t* begins, int32_t* tokens,
                              double* shares, int32_t* longer, void** table) {
@@ -377,7 +377,7 @@ API(void, kamon_mix)(int64_t n, double weight, const double* gpt, const double* 
   mix_logprobs(n, weight, gpt, ngram, mixed);
 }
 
-// logits: of each token after the context; they become log p of the mixture.
+// logits: of each token after the context. They become log p of the mixture.
 API(int, kamon_mix_logits)(void* handle, int order, const int32_t* context, int64_t size,
                            double weight, double* logits) {
   const Ngram& ngram = as_ngram(handle);
@@ -410,7 +410,7 @@ API(int, kamon_sum_documents)(const int32_t* tokens, int64_t num_tokens, const i
   });
 }
 
-// The peak speed of one core in GFLOP/s: how many multiply-adds it does in vectors of this build.
+// Measures the peak speed of one core in GFLOP/s, for multiply-adds in vectors of this build.
 API(double, kamon_peak)(double seconds) {
   using Clock = std::chrono::steady_clock;
   constexpr int ROUNDS = 10000, SUMS = 12;

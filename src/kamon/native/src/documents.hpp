@@ -10,7 +10,7 @@
 
 namespace {
 
-// Where each document starts in a text: numbers of 4 or 8 bytes.
+// The starts of documents in a text, numbers of 4 or 8 bytes.
 class Starts {
  public:
   Starts(const void* numbers, int bytes) : numbers(numbers), bytes(bytes) {}
@@ -24,15 +24,15 @@ class Starts {
   const int bytes;
 };
 
-// No document ends outside a text that ends with a NUL.
+// Throws if the text does not end with a NUL. If it does, no document ends outside it.
 inline void check_end(const char* text, uint64_t size, uint64_t n) {
   if (n && (!size || text[size - 1])) throw OutOfBounds();
 }
 
 inline size_t length_of(const char* document) { return std::strlen(document); }
 
-// Finds where each of n documents starts, which follow one another. chosen: a byte for each, 0 for
-// those to leave out; null to leave out none.
+// Finds the starts of n documents that follow one another. chosen: a byte for each, 0 to leave the
+// document out, or null for all documents.
 inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8_t* chosen,
                         void* starts, int bytes) {
   check_end(text, size, n);
@@ -48,9 +48,9 @@ inline void find_starts(const char* text, uint64_t size, uint64_t n, const uint8
   }
 }
 
-// Copies as many of n documents as fit whole into `room` bytes. Returns the number of bytes
-// written, or if not even the first document fits, the number that it needs. count: the documents
-// copied.
+// Copies the first of n documents, as many as fit completely into `room` bytes. Returns the number
+// of bytes written. If not even the first document fits, returns the number that it needs. count:
+// the number of documents copied.
 inline uint64_t gather(const char* text, uint64_t text_size, const Starts& starts, uint64_t n,
                        char* out, uint64_t room, int64_t* count) {
   check_end(text, text_size, n);
@@ -84,12 +84,12 @@ inline uint64_t hash_of(const char* document, size_t size) {
   return mix(mix(h ^ rest));
 }
 
-// Sets first[i] to 1 if document i equals none before it, otherwise to 0. Returns how many are 1.
+// Sets first[i] to 0 if document i equals an earlier one, otherwise to 1. Returns how many are 1.
 //
-// numbers: where the documents start; null if they follow one another.
+// numbers: the starts of the documents, or null if they follow one another.
 //
-// It works in passes, each over the documents with some of the hashes. So the table stays small,
-// however many documents there are, and a document needs no memory but its byte in `first`.
+// It works in passes, each over the documents with some of the hashes. So the table is small for
+// any number of documents, and a document needs only its byte in `first`.
 inline int64_t first_occurrences(const char* text, uint64_t text_size, const void* numbers,
                                  int bytes, uint64_t n, uint8_t* first) {
   check_end(text, text_size, n);
@@ -113,7 +113,7 @@ inline int64_t first_occurrences(const char* text, uint64_t text_size, const voi
   for (const uint64_t size : sizes) largest = std::max(largest, size);
   uint64_t slots = 16;
   while (slots < 2 * largest) slots *= 2;
-  std::vector<uint64_t> table(slots);  // 1 + where a document starts, 0 for none
+  std::vector<uint64_t> table(slots);  // 1 + the start of a document, or 0 for none
   int64_t found = 0;
   for (uint64_t pass = 0; pass < num_passes; pass++) {
     std::fill(table.begin(), table.end(), 0);

@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int CHUNK_TOKENS = 96;  // computed together: they fill the lanes and fit into the cache
-constexpr int MIN_GROUP_TOKENS = 96;  // fewer are not worth a thread
+constexpr int MIN_GROUP_TOKENS = 96;  // fewer tokens are not worth a thread
 constexpr int MAX_GROUPS = 8;
 constexpr int MAX_THREADS = 1024;  // the Python side has the same limit
 
@@ -30,8 +30,8 @@ struct Engine {
   const int num_threads;
   int64_t step = 0;
   Buffer params, m, v;
-  std::vector<std::unique_ptr<Buffer>> grads;  // one for each group; the first is their sum
-  bool grads_are_zero = true;  // whatever `grads` holds: so nobody needs to clear them
+  std::vector<std::unique_ptr<Buffer>> grads;  // one for each group, the first is also their sum
+  bool grads_are_zero = true;  // if true, the numbers in `grads` do not count
   std::vector<std::unique_ptr<Workspace>> workspaces;  // one for each thread
 
   Engine(const Shape& shape_, const AdamSettings& adam_, const Dropout& dropout_, int threads)
@@ -88,7 +88,7 @@ struct Engine {
   std::unique_ptr<ThreadPool, DeleteUnlessForked> pool;
 };
 
-// Documents as Python packs them: document d has the tokens offsets[d] … offsets[d + 1] − 1.
+// Documents in Python's form: document d has the tokens offsets[d] … offsets[d + 1] − 1.
 struct PackedBatch {
   const int32_t* tokens;
   int64_t num_tokens;
@@ -102,7 +102,7 @@ struct PackedBatch {
   int64_t length(int64_t doc) const { return offsets[doc + 1] - offsets[doc]; }
   int num_targets(int64_t doc) const { return int(std::max(int64_t(0), length(doc) - 1)); }
 
-  // Whether the documents are all of the tokens, one after the other.
+  // Whether the documents consist of all tokens, one after the other.
   bool is_whole() const {
     if (offsets[0] != 0 || offsets[num_docs] != num_tokens) return false;
     for (int64_t d = 0; d < num_docs; d++)
@@ -116,14 +116,14 @@ struct PackedBatch {
   }
 };
 
-// Which random draws the dropout of each document uses.
+// The random draws for the dropout of each document.
 struct DropoutIds {
   const uint64_t* ids = nullptr;  // null: consecutive ones
   uint64_t first = 0;
   uint64_t operator[](int64_t i) const { return ids ? ids[i] : first + uint64_t(i); }
 };
 
-// The documents that are computed together: all of `docs`, or those that `indices` names.
+// The documents that are computed together: those in `indices`, or all of `docs`.
 struct Batch {
   PackedBatch docs;
   const int64_t* indices = nullptr;  // null: all
@@ -140,7 +140,7 @@ struct Batch {
   }
 };
 
-// The weight of each target's log-probability in what is differentiated.
+// The weight of each target's log-probability in the loss.
 struct Weights {
   const double* weights;  // null: all are `same`
   double same = 0;
@@ -148,7 +148,7 @@ struct Weights {
   Weights from(int64_t n) const { return {weights ? weights + n : nullptr, same}; }
 };
 
-// Some documents of a batch, which one thread computes, and the memory for the results.
+// Some documents of a batch that one thread computes, and the memory for the results.
 struct Group {
   int64_t first, last;             // documents first … last − 1
   std::optional<Weights> weights;  // from the first document's first target on
@@ -156,7 +156,7 @@ struct Group {
   double* logprobs;                // from the first document's first target on
 };
 
-// Log-probabilities of the targets of workspace.chunk, from the logits. They are left behind as
+// Log-probabilities of the targets of workspace.chunk, from the logits. The logits become
 // probabilities.
 inline void target_logprobs(const Shape& shape, Workspace& workspace, double* logprobs) {
   const int num_tokens = workspace.chunk.num_tokens, ldn = workspace.columns.ldn;
@@ -195,7 +195,7 @@ inline void logit_gradients(const Shape& shape, Workspace& workspace, const Weig
   for (int n = 0; n < num_tokens; n++) logits[ptrdiff_t(targets[n]) * ldn + n] -= weight[n];
 }
 
-// Computes the documents of a group in chunks; leaves off early if `stop` asks for it.
+// Computes the documents of a group in chunks. Ends early if `stop` asks for it.
 void run_documents(const Engine& engine, Workspace& workspace, const Batch& batch, Group group,
                    const StopFlag& stop) {
   const Model model = engine.model();
@@ -230,8 +230,8 @@ void run_documents(const Engine& engine, Workspace& workspace, const Batch& batc
     std::memset(group.gradient.grads, 0, sizeof(Real) * engine.layout.size);
 }
 
-// Enough groups to give each thread one, as far as they are worth it: a power of two, so that two
-// threads share them evenly.
+// The number of groups. It grows with the number of targets and is a power of two, so that two
+// threads share the groups evenly.
 inline int count_groups(int64_t num_targets, int64_t num_docs, int max_groups) {
   const int64_t largest = std::min(num_docs, int64_t(max_groups));
   int groups = 1;
@@ -239,7 +239,7 @@ inline int count_groups(int64_t num_targets, int64_t num_docs, int max_groups) {
   return groups;
 }
 
-// Cuts the documents of a batch into groups of about as many targets.
+// Divides the documents of a batch into groups with about the same number of targets.
 inline std::vector<Group> make_groups(const Batch& batch, const std::optional<Weights>& weights,
                                       double* logprobs) {
   const int64_t num_targets = batch.num_targets();
@@ -261,10 +261,10 @@ inline std::vector<Group> make_groups(const Batch& batch, const std::optional<We
   return groups;
 }
 
-// Computes the whole batch. Its documents alone decide about the groups: so any number of threads
+// Computes the whole batch. The groups depend only on its documents. So any number of threads
 // computes the same sums in the same order.
 //
-// Returns the number of groups: the gradient is the sum of as many of engine.grads.
+// Returns the number of groups. The gradient is the sum of so many of engine.grads.
 int run_batch(Engine& engine, const Batch& batch, const std::optional<Weights>& weights,
               double* logprobs, const StopFlag& stop) {
   std::vector<Group> groups = make_groups(batch, weights, logprobs);
@@ -282,8 +282,8 @@ int run_batch(Engine& engine, const Batch& batch, const std::optional<Weights>& 
   return num_groups;
 }
 
-// totals: of each document the sum of its log-probabilities, from left to right. indices: which of
-// its targets is the least likely, the first among equals. Both are 0 without targets.
+// totals: the sum of each document's log-probabilities, from left to right. indices: its least
+// likely target, the first one if several are equal. Both are 0 for a document without targets.
 inline void sum_documents(const PackedBatch& docs, const double* logprobs, double* totals,
                           int64_t* indices) {
   for (int64_t d = 0; d < docs.num_docs; logprobs += docs.num_targets(d++)) {
@@ -298,7 +298,7 @@ inline void sum_documents(const PackedBatch& docs, const double* logprobs, doubl
   }
 }
 
-// Whether the memory that a model takes can be addressed, and it has the size that Python expects.
+// Whether a model has the size that Python expects, and its memory is addressable.
 inline Error check_sizes(const Shape& shape, int num_threads, int64_t num_params) {
   const int smallest =
       std::min({shape.n_layer, shape.n_embd, shape.block_size, shape.vocab_size, num_threads});
@@ -328,7 +328,8 @@ inline Error check(const Shape& shape, const Batch& batch) {
   return Error::none;
 }
 
-// Calls task(first, last) for pieces of the parameters, on all threads if there are many.
+// Calls task(first, last) for pieces of the parameters, on all threads if there are many
+// parameters.
 template <class Task>
 void for_pieces(Engine& engine, const Task& task) {
   constexpr size_t PIECE = 16384;
@@ -343,7 +344,7 @@ void for_pieces(Engine& engine, const Task& task) {
     engine.run(num_pieces, piece);
 }
 
-// The gradients of all groups, which are added up in the order of the groups.
+// Adds the gradients of all groups in the order of the groups.
 struct GroupGradients {
   const int num_groups;
   const Real* grads[MAX_GROUPS];
@@ -384,7 +385,7 @@ struct AdamUpdate {
 
   KAMON_INLINE void apply(Vec g, Real* p, Real* m, Real* v) const {
     Vec mean = load(m), square = load(v), root;
-    if constexpr (is_float) {  // the same with fewer operations; it rounds differently
+    if constexpr (is_float) {  // the same with fewer operations, but it rounds differently
       mean += one_minus_beta1 * (g - mean);
       square += one_minus_beta2 * (g * g - square);
       root = vsqrt(square);
@@ -399,8 +400,8 @@ struct AdamUpdate {
   }
 };
 
-// The sum of squares of the whole gradient. Number i of a row goes into sum i modulo NUM_SUMS,
-// however wide the machine's vectors are: so every build computes the same.
+// The sum of squares of the whole gradient. Number i of a row goes into sum i modulo NUM_SUMS for
+// any vector width. So every build computes the same.
 inline double sum_of_squares(const Engine& engine) {
   constexpr int NUM_SUMS = 8;
   double sums[NUM_SUMS] = {};
@@ -416,7 +417,7 @@ inline double sum_of_squares(const Engine& engine) {
   return total;
 }
 
-// Scales the gradient down to the norm grad_clip if its norm is greater.
+// Scales the gradient to the norm grad_clip if its norm is larger.
 inline void clip(Engine& engine) {
   const double norm = std::sqrt(sum_of_squares(engine));
   if (norm <= engine.adam.grad_clip) return;
@@ -427,7 +428,7 @@ inline void clip(Engine& engine) {
   });
 }
 
-// One step of Adam by the gradient, the sum of those of num_groups groups; the gradient is then 0.
+// One step of Adam with the sum of the gradients of num_groups groups, which is 0 afterwards.
 void adam_step(Engine& engine, double learning_rate, int num_groups) {
   engine.clear_grads_if_zero();
   if (engine.adam.grad_clip > 0) {
@@ -446,8 +447,8 @@ void adam_step(Engine& engine, double learning_rate, int num_groups) {
   engine.grads_are_zero = true;
 }
 
-// Reads one document token by token, in the first lane. It has its own copy of the parameters, so
-// that training does not change them meanwhile.
+// Reads one document token by token in the first lane. It has its own copy of the parameters, which
+// training does not change.
 struct Decoder {
   std::mutex mutex;
   const Shape shape;

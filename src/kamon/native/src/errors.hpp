@@ -1,5 +1,5 @@
-// What a function of the C interface returns instead of a result. Functions that return a count
-// return an Error as a negative number.
+// The errors that functions of the C interface return. A function that returns a count returns an
+// Error as a negative number.
 #pragma once
 
 #include <exception>
@@ -21,7 +21,7 @@ enum Error {
 // A document begins or ends outside the text or the tokens.
 struct OutOfBounds : std::exception {};
 
-// What `call` returns: an Error. What it throws becomes one.
+// Returns the Error that `call` returns or throws.
 template <class Call>
 int error_of(const Call& call) {
   try {
@@ -33,7 +33,7 @@ int error_of(const Call& call) {
   }
 }
 
-// What `call` returns: a count, or an Error as a negative number. What it throws becomes one.
+// Returns the count that `call` returns, or an Error that it throws, as a negative number.
 template <class Call>
 int64_t count_or_error(const Call& call) {
   int64_t count = 0;

@@ -1,4 +1,4 @@
-// The floating-point environment of a thread: ours during a call, then the caller's again.
+// The floating-point environment of a thread: Kamon's during a call, and the caller's after it.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// How the thread rounds, and what it does with denormals.
+// How the thread rounds and treats denormals.
 #if defined(__x86_64__) || defined(__i386__)
 using Environment = unsigned;
 inline Environment get_environment() { return _mm_getcsr(); }
@@ -31,7 +31,7 @@ inline void set_environment(Environment) {}
 constexpr Environment OURS = 0;
 #endif
 
-// Treats denormals as 0, since they cost ten times the time of a normal number and make no
+// Treats denormals as 0, because they take ten times as long as normal numbers and make no
 // difference. The destructor restores the caller's setting.
 class FlushToZero {
  public:

@@ -1,9 +1,9 @@
-// The matrix product that everything else is made of:  C[r][j] = Σ_k A(r, k) · B[k][j]
+// The matrix product on which all layers are based:  C[r][j] = Σ_k A(r, k) · B[k][j]
 //
-// j runs along the lanes, k in order (so every sum has the order of the scalar engine), and
-// A(r, k) is broadcast. With other operands the same kernel is the forward pass (r output, k input,
-// j token), the gradient of the input (r input, k output, j token) and the gradient of the weights
-// (r output, k token, j input).
+// j runs along the lanes, and A(r, k) is broadcast. k runs in order, so every sum has the order of
+// the scalar engine. The same kernel computes the forward pass (r output, k input, j token), the
+// gradient of the input (r input, k output, j token) and the gradient of the weights (r output,
+// k token, j input).
 #pragma once
 
 #include <algorithm>
@@ -66,8 +66,8 @@ void rows_of_tiles(int num_r, int num_k, const Real* a, ptrdiff_t lda, const Rea
                                          ldb, c + r * ldc, ldc);
 }
 
-// The blocks keep 8 to 12 sums in registers: enough to hide the latency of a multiply-add, and few
-// enough for 16 registers.
+// The blocks keep 8 to 12 sums in registers. These are enough to hide the latency of a multiply-add
+// and fit into 16 registers.
 template <Epilogue epilogue, Layout layout>
 void columns_of_tiles(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
                       ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {
@@ -92,8 +92,8 @@ void columns_of_tiles(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t 
 
 // C for num_r rows and num_j lanes, a multiple of HALF.
 //
-// A is read again for every few lanes. So a large A is taken as many rows at a time as stay in the
-// cache of a core.
+// The product reads A again for every few lanes. So it divides a large A into blocks of rows that
+// stay in the cache of a core.
 template <Epilogue epilogue, Layout layout>
 void gemm(int num_r, int num_k, int num_j, const Real* a, ptrdiff_t lda, const Real* b,
           ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {

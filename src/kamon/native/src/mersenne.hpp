@@ -1,6 +1,6 @@
-// Python's random.Random, bit for bit: shuffle and gauss of Lib/random.py over MT19937 (Matsumoto
-// and Nishimura 1998, doi:10.1145/272991.272995). Python does the seeding
-// and passes the state.
+// Python's random.Random, bit for bit: shuffle and gauss of Lib/random.py with the generator
+// MT19937 (Matsumoto and Nishimura 1998, doi:10.1145/272991.272995). Python seeds it and passes
+// the state.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,8 @@ namespace {
 
 class Mersenne {
  public:
-  // words: the 624 of the state and the index of the next one, as in `getstate`. They are kept up
-  // to date.
+  // words: the 624 words of the state and the index of the next one, as in `getstate`. This class
+  // updates them.
   explicit Mersenne(uint32_t* words) : state(words), place(words[SIZE]) {}
 
   uint32_t bits32() {
@@ -59,9 +59,9 @@ void shuffle(Mersenne& rng, uint32_t n, Item* items) {
   for (uint32_t i = n; i-- > 1;) std::swap(items[i], items[rng.below(i + 1)]);
 }
 
-// spare: the second number of a pair, if it has not been used; otherwise NaN.
+// spare: the second number of a pair if it is still unused, otherwise NaN.
 inline void gauss(Mersenne& rng, double std, int64_t n, double* out, double& spare) {
-  // As in Python, one call for each: the last bit of a compiler's sincos may differ.
+  // As in Python, one call for each, because the last bit of a compiler's sincos may differ.
   double (*volatile cosine)(double) = std::cos;
   double (*volatile sine)(double) = std::sin;
   for (int64_t i = 0; i < n; i++) {

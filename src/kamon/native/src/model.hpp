@@ -1,8 +1,8 @@
 // The model on a chunk of packed documents: forward, and backward for weighted log-likelihoods.
 //
-// Every matrix of activations is [feature][token]: each token has a lane. So norms, softmaxes and
+// Every matrix of activations is [feature][token], so each token has a lane. Norms, softmaxes and
 // attention are plain loops without sums across lanes, and a document of any length fills lanes.
-// Rows are ldn numbers apart. The lanes behind the last token hold finite numbers, which no other
+// Rows are ldn numbers apart. The lanes after the last token hold finite numbers, which no other
 // lane reads.
 #pragma once
 
@@ -28,7 +28,7 @@ struct Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  void resize(size_t n) {  // never shrinks; all numbers are 0 after it has grown
+  void resize(size_t n) {  // never shrinks, and sets all numbers to 0 if it grows
     if (n <= size) return;
     constexpr size_t line = 64 / sizeof(Real);
     memory.assign(n + 2 * line + L, Real(0));
@@ -43,7 +43,7 @@ struct Shape {
   int head_dim = n_embd / n_head, n_hidden = 4 * n_embd;
 };
 
-// Where each matrix of parameters begins. Its rows are padded with zeros to whole vectors.
+// The start of each matrix of parameters. Zeros pad its rows to whole vectors.
 struct ParamLayout {
   struct Matrix {
     size_t begin;
@@ -62,13 +62,13 @@ struct ParamLayout {
     for (int i = 0; i < shape.n_layer; i++) {
       for (int m = 0; m < 4; m++) add(c, c);
       add(4 * c, c);
-      add_transposed(4 * c, c);  // a row for each hidden unit, as in fc1: zeros leave out rows
+      add_transposed(4 * c, c);  // a row for each hidden unit, as in fc1, so zeros leave out rows
     }
   }
   const Matrix& wte() const { return matrices[0]; }
   const Matrix& wpe() const { return matrices[1]; }
   const Matrix& lm_head() const { return matrices[2]; }
-  // wq, wk and wv follow one another: together they are one (3 n_embd, n_embd)
+  // wq, wk and wv follow one another and form one matrix (3 n_embd, n_embd)
   const Matrix& wqkv(int layer) const { return matrices[3 + 6 * layer]; }
   const Matrix& wo(int layer) const { return matrices[6 + 6 * layer]; }
   const Matrix& fc1(int layer) const { return matrices[7 + 6 * layer]; }
@@ -86,7 +86,7 @@ struct ParamLayout {
   }
 };
 
-// A model as the functions below read it.
+// A model for the functions below.
 struct Model {
   const Shape& shape;
   const ParamLayout& layout;
@@ -94,10 +94,10 @@ struct Model {
   const Real* weights(const ParamLayout::Matrix& matrix) const { return params + matrix.begin; }
 };
 
-// Sums that backward adds to; laid out as the parameters.
+// The sums that backward adds to, in the layout of the parameters.
 struct Gradient {
   Real* grads = nullptr;
-  bool is_zero = false;  // whatever `grads` holds: backward then sets it
+  bool is_zero = false;  // if true, backward overwrites `grads` instead of adding
 };
 
 // The documents of one chunk, one after the other.
@@ -106,15 +106,15 @@ struct Chunk {
     int begin, length;  // its inputs are columns begin … begin + length − 1
   };
   std::vector<Document> documents;
-  std::vector<int> inputs, targets, positions;  // of each token; no shorter than num_tokens
+  std::vector<int> inputs, targets, positions;  // of each token, so at least num_tokens
   std::vector<uint64_t> dropout_ids;            // of each token's document: see Dropout
   int num_tokens = 0;
   void clear() {
     documents.clear();
     num_tokens = 0;
   }
-  // Adds a document of length + 1 tokens: each but the last is an input, each but the first a
-  // target.
+  // Adds a document of length + 1 tokens. All but the last are inputs, and all but the first are
+  // targets.
   void add(const std::int32_t* tokens, int length, uint64_t dropout_id) {
     documents.push_back({num_tokens, length});
     const size_t needed = size_t(num_tokens + length);
@@ -130,8 +130,8 @@ struct Chunk {
   }
 };
 
-// The columns of an activation. width: the number of tokens, rounded up to half a vector. ldn: from
-// one row to the next; it leaves room for whole vectors that begin in the last document.
+// The columns of an activation. width: the number of tokens, rounded up to half a vector. ldn: the
+// distance of two rows. It has room for whole vectors that begin in the last document.
 struct Columns {
   int width, ldn;
 };
@@ -142,7 +142,7 @@ inline size_t probs_size(const Shape& shape, int T) {
   return shape.n_head * num_blocks * (num_blocks + 1) / 2 * L * L;
 }
 
-// Memory for one chunk, kept from call to call.
+// Memory for one chunk, which later calls use again.
 struct Workspace {
   struct LayerBuffers {
     Buffer normed1, scale1, qkv, probs, heads, normed2, scale2, hidden, mask1, mask2;
@@ -155,7 +155,7 @@ struct Workspace {
   Chunk chunk;
   Columns columns{0, 0};
 
-  // Makes room for what `chunk` holds.
+  // Makes room for the documents in `chunk`.
   void fit(const Shape& shape) {
     fit(shape, chunk.num_tokens, int(chunk.documents.size()));
     size_t size = 0;
@@ -182,11 +182,11 @@ struct Workspace {
     logits.resize(size_t(round_up(shape.vocab_size, L)) * n);
     dqkv.resize(qkv_rows * n);
     dhidden.resize(f * n);
-    capacity = ldn;  // at the end, for each of these may throw
+    capacity = ldn;  // at the end, because each of these may throw
   }
 
  private:
-  int capacity = 0;  // the greatest ldn that fits
+  int capacity = 0;  // the largest ldn that fits
 };
 
 // y = x · (mean(x²) + 1e-5)^−½ for each token. scale: the second factor.
@@ -222,9 +222,9 @@ void rmsnorm_backward(int n_embd, const Real* dy, const Real* y, const Real* sca
   }
 }
 
-// Attention takes L queries and BLOCK keys at a time; the last block may reach behind the document.
-// Loops over a constant number of keys have no branch to mispredict, and their sums stay in
-// registers.
+// Attention uses L queries and BLOCK keys at a time. The last block may reach beyond the document.
+// A loop over a constant number of keys has no branch that the processor could mispredict, and its
+// sums stay in registers.
 constexpr int BLOCK = L < 4 ? L : 4;
 
 // sum[n] += Σ_i a[i][lane] · b[i][n]: L queries, in the lanes, times BLOCK keys.
@@ -236,7 +236,7 @@ KAMON_INLINE void dot_products(int head_dim, const Real* a, const Real* b, int l
   }
 }
 
-// out[i][lane] = Σ_n weights[n][lane] · values[i][n] for each feature i; n in order.
+// out[i][lane] = Σ_n weights[n][lane] · values[i][n] for each feature i, with n in order.
 // num_n is rounded up to a whole BLOCK.
 inline void weighted_sum(int head_dim, int num_n, const Real* weights, const Real* values,
                          Real* out, int ldn) {
@@ -260,8 +260,8 @@ inline void weighted_sum(int head_dim, int num_n, const Real* weights, const Rea
   }
 }
 
-// Attention of one document. Columns behind the document have weight 0 as keys. As queries they
-// write into the columns of the next document, which overwrites them: documents go in order.
+// Attention of one document. Columns after the document have weight 0 as keys. As queries they
+// write into the columns of the next document, which overwrites them, because it comes later.
 //
 // probs: for each head, for each L queries, the weights of the keys 0 … from + L − 1.
 inline void attention(const Shape& shape, const Real* qkv, Real* heads, Real* probs,
@@ -302,13 +302,13 @@ inline void attention(const Shape& shape, const Real* qkv, Real* heads, Real* pr
   }
 }
 
-// From the gradient of the output of one head of one document to those of q, k and v.
+// Turns the gradient of one head's output in one document into those of q, k and v.
 struct HeadBackward {
   const int head_dim, T, ldn;
   const Real *q, *k, *v, *dout;
   Real *dq, *dk, *dv;
   const Real* probs;
-  Real* dscores;  // laid out as `probs`
+  Real* dscores;  // in the layout of `probs`
 
   HeadBackward(const Shape& shape, const Real* qkv, const Real* head_probs, Chunk::Document doc,
                int h, const Workspace& workspace)
@@ -345,8 +345,8 @@ struct HeadBackward {
     }
   }
 
-  // After `queries`. Here keys and queries change places: L keys in the lanes, the queries in
-  // order.
+  // After `queries`. Here keys and queries change roles, with L keys in the lanes and the queries
+  // in order.
   void keys_and_values(Real* dscores_by_query, Real* probs_by_query) const {
     for (int key = 0; key < T; key += L) {
       for (int from = key; from < T; from += L) {
@@ -365,7 +365,7 @@ struct HeadBackward {
   }
 };
 
-// From workspace.dheads to workspace.dqkv, for one document with these qkv and probs.
+// Computes workspace.dqkv from workspace.dheads for one document with these qkv and probs.
 inline void attention_backward(const Shape& shape, const Real* qkv, const Real* probs,
                                Chunk::Document doc, Workspace& workspace) {
   const size_t head_size = probs_size(shape, doc.length) / shape.n_head;
@@ -425,7 +425,7 @@ inline void embed_backward(const Model& model, const Gradient& gradient, const C
   }
 }
 
-// Turns logits into probabilities, for each column. largest: its largest logit; total: the sum of
+// Turns the logits of each column into probabilities. largest: its largest logit. total: the sum of
 // its exponentials.
 inline void softmax(Real* logits, int vocab_size, Real* largest, Real* total, Columns columns) {
   const int ldn = columns.ldn;
@@ -449,7 +449,7 @@ inline void softmax(Real* logits, int vocab_size, Real* largest, Real* total, Co
   }
 }
 
-// out = W · in for each token. n_out: the rows of W, which for wqkv are those of three matrices.
+// out = W · in for each token. n_out: the rows of W, for wqkv those of three matrices.
 template <Epilogue epilogue>
 void linear(int n_out, const ParamLayout::Matrix& matrix, const Model& model, const Real* in,
             Real* out, Columns columns) {
@@ -460,7 +460,7 @@ void linear(int n_out, const ParamLayout::Matrix& matrix, const Model& model, co
           ldn);
 }
 
-// rows[token][feature] = in[feature][token], and back; the features are padded to whole vectors.
+// rows[token][feature] = in[feature][token], and back. The features are padded to whole vectors.
 inline void to_rows(int num_features, int num_tokens, const Real* in, int ldn, Real* rows, int ld) {
   for (int n = 0; n < num_tokens; n += L)
     for (int i = 0; i < num_features; i += L)
@@ -477,7 +477,7 @@ inline void from_rows(int num_features, int num_tokens, const Real* rows, int ld
           out + ptrdiff_t(i) * ldn + n, ldn);
 }
 
-// What a training step leaves out, by which random draws: see the Python module for dropout.
+// The dropout of a training step and its random draws. See the Python module for dropout.
 struct Dropout {
   double rate;
   uint64_t seed;
@@ -490,7 +490,8 @@ struct Dropout {
       for (Buffer* mask : {&layer.mask1, &layer.mask2}) mask->resize(size);
   }
 
-  // The factors of one site, laid out as its activations: 0, or the one that keeps the mean.
+  // The factors of one site in the layout of its activations. Each is 0 or the one that keeps the
+  // mean.
   void fill(Real* mask, int site, int n_embd, const Chunk& chunk, Columns columns) const {
     const uint64_t threshold = uint64_t(rate * 0x1p32);
     const Real scale = Real(1 / (1 - rate));
@@ -520,8 +521,8 @@ inline void multiply(const Real* a, const Real* b, Real* out, size_t size) {
   for (size_t i = 0; i < size; i += L) store(out + i, load(a + i) * load(b + i));
 }
 
-// x += mask · (W · in), or without a mask x += W · in. by_token: where `in` is above 0, if it is
-// sparse, otherwise null.
+// x += mask · (W · in), or without a mask x += W · in. by_token: if `in` is sparse, which numbers
+// of it are above 0, otherwise null.
 inline void add_branch(int n_out, const ParamLayout::Matrix& matrix, const Model& model,
                        const Real* in, const Bits* by_token, const Real* mask,
                        Workspace& workspace) {
@@ -546,8 +547,8 @@ inline void add_branch(int n_out, const ParamLayout::Matrix& matrix, const Model
   }
 }
 
-// Computes workspace.logits for workspace.chunk, and keeps what backward needs. dropout: null for
-// none.
+// Computes workspace.logits for workspace.chunk, and keeps the numbers for backward. dropout: null
+// for none.
 inline void forward(const Model& model, Workspace& workspace, const Dropout* dropout) {
   const Shape& shape = model.shape;
   const ParamLayout& layout = model.layout;
@@ -600,7 +601,7 @@ class Backward {
            const Dropout* dropout_)
       : model(model_), workspace(workspace_), gradient(gradient_), dropout(dropout_) {}
 
-  // Adds to the gradient, from d loss / d logit in workspace.logits.
+  // Adds to the gradient. workspace.logits has d loss / d logit.
   void run() {
     const ParamLayout& layout = model.layout;
     const int n_embd = shape.n_embd;
@@ -667,7 +668,7 @@ class Backward {
                                     workspace.dx.data, workspace.columns);
   }
 
-  // The gradient of the output of a branch: that of x, times the mask of its dropout.
+  // The gradient of a branch's output: that of x times the mask of its dropout.
   const Real* branch_gradient(const Buffer& mask) {
     if (!dropout) return workspace.dx.data;
     multiply(workspace.dx.data, mask.data, workspace.branch.data, size_t(shape.n_embd) * ldn);
@@ -684,7 +685,7 @@ class Backward {
   }
 
   // The gradient of the weights: row r of `rows` times column c of `columns`, over all tokens.
-  // above_0: where `rows` is above 0, if it is sparse.
+  // above_0: which numbers of `rows` are above 0, if it is sparse.
   void weight_gradient(int num_rows, const ParamLayout::Matrix& matrix, const Real* rows,
                        const Real* columns, const Bits* above_0 = nullptr) {
     Real* transposed = workspace.transposed.data;

@@ -1,9 +1,9 @@
-// Counted n-grams, with the same result as the reference in Python, to the last bit. The formulas
+// Counted n-grams with the same results as the reference in Python, to the last bit. The formulas
 // and their source are in the Python module.
 //
-// Each k-gram has a number among those of its length. Hashing finds it from its last token and the
-// number of its context, which is the (k − 1)-gram before that token. So each token of a document
-// costs one look-up for each k.
+// All k-grams of one length are numbered. Hashing finds the number from the last token and the
+// number of the context, which is the (k − 1)-gram before that token. So each token of a document
+// needs one look-up for each k.
 #pragma once
 
 #include <algorithm>
@@ -26,22 +26,22 @@ struct Gram {
   uint32_t counts[2];
 };
 
-struct Followers {  // of a context, by one kind of count
+struct Followers {  // of a context, with one kind of count
   uint32_t total = 0;
-  uint32_t num[3] = {0, 0, 0};  // how many are counted once, twice, three times or more
+  uint32_t num[3] = {0, 0, 0};  // how many are counted once, twice, and three times or more
 };
 
 // All k-grams of one k.
 struct Level {
   std::vector<Gram> grams;
   std::vector<Followers> followers[2];  // by the number of the context
-  double discounts[2][4];               // by the count; 3 for all greater ones
+  double discounts[2][4];               // by the count, 3 for all larger ones
 
   uint32_t find(uint32_t context, uint32_t token) const {
     return slots.empty() ? NO_GRAM : slots[slot(context, token)];
   }
 
-  // The number of a k-gram, which is added if it is new.
+  // The number of a k-gram. It adds the k-gram if it is new.
   uint32_t add(uint32_t context, uint32_t token) {
     if (3 * grams.size() >= 2 * slots.size()) grow();
     uint32_t& number = slots[slot(context, token)];
@@ -52,7 +52,7 @@ struct Level {
     return number;
   }
 
-  // What a context leaves to the shorter one.
+  // The probability that a context leaves to the shorter one.
   double kept(CountKind kind, uint32_t context) const {
     const Followers& after = followers[kind][context];
     const double* discount = discounts[kind];
@@ -90,7 +90,7 @@ struct Level {
   }
 
  private:
-  // Numbers, by open addressing: a power of two of them, of which a third are empty.
+  // A hash table of numbers with open addressing. It has 2ⁿ slots, of which a third are empty.
   std::vector<uint32_t> slots;
 
   // The slot with the number of a k-gram, or the empty slot for it.
@@ -113,26 +113,26 @@ struct Level {
 };
 
 // The n-gram of one order as arrays. Context 0 is the empty one. Those of one token come next, then
-// those of two, and so on. A follower is a token that was counted after a context; the followers of
-// a context are in ascending order of tokens. A context without followers leaves all to the shorter
-// one.
+// those of two, and so on. A follower is a token that was counted after a context. The followers of
+// a context are in ascending order of tokens. A context without followers leaves the probability 1
+// to the shorter one.
 struct NgramArrays {
   // Of each context:
-  double* kept;      // what it leaves to the shorter one
+  double* kept;      // probability that it leaves to the shorter one
   int32_t* shorter;  // the context without the first token
-  int64_t* begins;   // its first follower; the number of followers comes last
+  int64_t* begins;   // its first follower, and at the end the number of all followers
   // Of each follower:
   int32_t* tokens;
   double* shares;   // of the token after this context
-  int32_t* longer;  // the context that ends with it; −1 after the longest contexts
+  int32_t* longer;  // the context that ends with it, or −1 after the longest contexts
 };
 
 // Counts for the n-grams of every order from 1 to `order`.
 class Ngram {
  public:
   const int vocab_size;
-  int64_t longest = 0;    // tokens of a document
-  bool finished = false;  // counting
+  int64_t longest = 0;    // tokens of the longest document
+  bool finished = false;  // whether the counting has ended
 
   Ngram(int vocab, int order) : vocab_size(vocab), levels(size_t(order)) {}
 
@@ -142,14 +142,14 @@ class Ngram {
                        [this](int32_t token) { return token >= 0 && token < vocab_size; });
   }
 
-  // Whether these orders can be looked up.
+  // Whether it can look up these orders.
   bool has(int low, int high) const {
     return finished && low >= 1 && low <= high && high <= order();
   }
 
   void add(const int32_t* document, int64_t length) {
     num_tokens += length;
-    if (num_tokens >= NO_GRAM) throw std::bad_alloc();  // more than numbers and counts can hold
+    if (num_tokens >= NO_GRAM) throw std::bad_alloc();  // too many for the numbers and counts
     longest = std::max(longest, length);
     std::vector<uint32_t> before(order() + 1, 0), now(order() + 1, 0);  // k-grams that end there
     for (int64_t position = 0; position < length; position++) {
@@ -177,14 +177,14 @@ class Ngram {
       }
   }
 
-  // Ends the counting. discounts[k − 1][kind][j]: of a k-gram counted j times.
+  // Ends the counting. discounts[k − 1][kind][j]: the discount of a k-gram counted j times.
   void finish(const double* discounts) {
     size_t num_contexts = 1;  // the empty one
     for (Level& level : levels) {
       for (const CountKind kind : {LONGEST, SHORTER}) {
         std::copy(discounts, discounts + 4, level.discounts[kind]);
         discounts += 4;
-        if (kind == SHORTER && &level == &levels.back()) continue;  // no order is higher
+        if (kind == SHORTER && &level == &levels.back()) continue;  // it has the highest order
         level.followers[kind].resize(num_contexts);
         for (const Gram& gram : level.grams)
           if (const uint32_t count = gram.counts[kind]) {
@@ -199,7 +199,7 @@ class Ngram {
     finished = true;
   }
 
-  // log p of each target for the orders first … last. Each order has its numbers `stride` after
+  // log p of each target for the orders first … last. The numbers of each order come `stride` after
   // those of the order before.
   void logprobs(int first, int last, const int32_t* document, int64_t length, double* out,
                 size_t stride) const {
@@ -222,7 +222,7 @@ class Ngram {
     }
   }
 
-  // p of each token after a context, of which the last order − 1 tokens count.
+  // p of each token after a context. Only its last order − 1 tokens count.
   void probabilities(int order, const int32_t* context, int64_t size, double* out) const {
     std::fill(out, out + vocab_size, 1.0 / vocab_size);
     for (int k = 1; k <= order && k - 1 <= size; k++) {

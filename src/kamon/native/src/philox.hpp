@@ -1,4 +1,4 @@
-// Counter-based random numbers, the same as in Python for each (seed, index, position).
+// Counter-based random numbers. They are those of Python for each (seed, index, position).
 #pragma once
 
 #include <cstdint>

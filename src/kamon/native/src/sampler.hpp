@@ -1,9 +1,9 @@
 // Sampling: one document in each lane, each at its own position.
 //
-// When the document of a lane has ended, the lane takes the next one. All documents begin with BOS:
-// the first round reads it, once for all of them, and its keys and values are kept. Those of the
-// other rounds go into a ring of the last block_size − 1 ones; a lane attends to those since its
-// document began.
+// When the document of a lane has ended, the lane takes the next one. All documents begin with BOS.
+// The first round reads it once for all of them, and keeps its keys and values. Those of the other
+// rounds go into a ring of the last block_size − 1 rounds. A lane attends only to the rounds since
+// its document began.
 #pragma once
 
 #include "blend.hpp"
@@ -15,7 +15,7 @@ namespace {
 
 class Sampler {
  public:
-  int position[NUM_LANES];  // of the token that a lane reads next; −1 in an idle lane
+  int position[NUM_LANES];  // of the token that a lane reads next, or −1 in an idle lane
   int input[NUM_LANES];
 
   Sampler(const Model& model_, Workspace& workspace_) : model(model_), workspace(workspace_) {
@@ -31,7 +31,7 @@ class Sampler {
     slot.assign(max_keys, 0);
   }
 
-  // Every lane reads its input; `logit` then has the logits of the token after it.
+  // Every lane reads its input. Then `logit` has the logits of the token after it.
   void push() {
     const Columns columns{NUM_LANES, NUM_LANES};
     const int n_embd = shape.n_embd;
@@ -94,8 +94,8 @@ class Sampler {
     }
   }
 
-  // After `accumulate`: the next token of each lane, as the sampler in Python chooses it. u: the
-  // random draw of each lane.
+  // After `accumulate`: the next token of each lane, the same as in Python's sampler. u: the random
+  // draw of each lane.
   void choose(const Real* u, int* tokens) const {
     const Real* sums = workspace.logits.data;
     const Real* totals = sums + ptrdiff_t(shape.vocab_size - 1) * NUM_LANES;
@@ -115,7 +115,7 @@ class Sampler {
   const ParamLayout& layout = model.layout;
   Buffer keys, values;  // [layer][slot][feature][lane]
   Buffer probs;
-  std::vector<int> age, slot;  // of each key: in rounds, −1 for that of the first; and where it is
+  std::vector<int> age, slot;  // of each key: rounds since it was made (−1: the first), its slot
   int num_keys = 0;
   int64_t round = 0;
 
@@ -131,7 +131,7 @@ class Sampler {
     }
   }
 
-  // Finds the keys that a lane may attend to, the oldest first. Those after the first may be too
+  // Finds the keys that a lane may attend to, the oldest first. After the first, some may be too
   // old for all lanes. Returns the slot of this round.
   int start_round() {
     const int depth = 1 + std::max(0, *std::max_element(position, position + NUM_LANES));
@@ -145,8 +145,8 @@ class Sampler {
     return round++ ? slot_of(round - 2) : 0;
   }
 
-  // Whether the temperature is so near to 0 that only the largest logit counts, the first one among
-  // equals.
+  // Whether the temperature is so near to 0 that only the largest logit counts, or the first of
+  // equal ones.
   bool near_greedy(const Real* logits, double scale) const {
     double size = 0;
     for (int o = 0; o < shape.vocab_size; o++)
@@ -155,7 +155,7 @@ class Sampler {
     return !std::isfinite(scale * size);
   }
 
-  // `attention` of model.hpp for one query in each lane, which has its own keys.
+  // `attention` of model.hpp for one query in each lane. Each lane has its own keys.
   void attend(const Real* q, const Real* layer_keys, const Real* layer_values, Real* heads) {
     for (int j = 0; j < NUM_LANES; j += L)
       for (int h = 0; h < shape.n_head; h++) {
@@ -170,7 +170,7 @@ class Sampler {
     const Real scale = Real(1) / std::sqrt(Real(shape.head_dim));
     const Vec masked = splat(-std::numeric_limits<Real>::infinity());
     const size_t row = size_t(shape.n_embd) * NUM_LANES;
-    IntVec reach;  // a lane attends to the keys of a lower age
+    IntVec reach;  // a lane attends to keys with a lower age
     for (int l = 0; l < L; l++) reach[l] = Int(std::max(0, positions[l]));
     Vec largest = masked;
     for (int key = 0; key < num_keys; key += BLOCK) {
@@ -219,21 +219,21 @@ class Sampler {
 };
 
 struct SampleParams {
-  int64_t first_doc;  // document i has the random draws of number first_doc + i
+  int64_t first_doc;  // document i uses the random draws of number first_doc + i
   double temperature;
   uint64_t seed;
   int bos;
 };
 
-// Documents first … last − 1. Document i has block_size places in `tokens`, from i · block_size on,
-// of which lengths[i] are used.
+// Documents first … last − 1. Document i has block_size places in `tokens`, from i · block_size on.
+// It uses lengths[i] of them.
 struct SampleRows {
   int64_t first, last;
   int32_t* tokens;
   int64_t* lengths;
 };
 
-// The first token of each document, from the sums after BOS, which are the same in every lane.
+// Chooses the first token of each document from the sums after BOS, the same ones in every lane.
 inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams& params,
                                      const SampleRows& rows) {
   std::vector<int> tokens;
@@ -251,11 +251,10 @@ inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams&
   return tokens;
 }
 
-// Samples documents; leaves off early if `stop` asks for it. mixer: null for the GPT without an
-// n-gram.
+// Samples documents. Ends early if `stop` asks for it. mixer: null for the GPT without an n-gram.
 inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams& params,
                              const SampleRows& rows, const StopFlag& stop) {
-  int64_t docs[NUM_LANES];  // −1 in an idle lane
+  int64_t docs[NUM_LANES];  // the document of each lane, or −1 in an idle lane
   uint64_t ids[NUM_LANES], positions[NUM_LANES];
   int chosen[NUM_LANES];
   Real u[NUM_LANES];
@@ -277,8 +276,8 @@ inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams&
   for (int lane = 0; lane < NUM_LANES && mixer; lane++) mixer->begin(lane, params.bos);
   advance();
   const std::vector<int> firsts = first_tokens(sampler, params, rows);
-  // Gives a lane the next token of its document. If this ends, the lane takes others until one goes
-  // on.
+  // Gives a lane the next token of its document. If this document ends, the lane takes the next
+  // ones until one of them continues.
   const auto append = [&](int lane, int token) {
     int& position = sampler.position[lane];
     while (docs[lane] >= 0) {

@@ -1,8 +1,8 @@
-// The product of gemm.hpp if many numbers of A are 0, as after a ReLU: it leaves them out. Two
+// The product of gemm.hpp if many numbers of A are 0, as after a ReLU. It leaves them out. Two
 // thirds of all multiply-adds come after the ReLU.
 //
 // Four in five hidden units of a trained model are 0 for a token. The sums have the same order as
-// in gemm.hpp, and adding 0 · b does not change a sum: the result is the same to the last bit.
+// in gemm.hpp, and adding 0 · b does not change a sum. So the result is the same to the last bit.
 #pragma once
 
 #include "gemm.hpp"
@@ -23,8 +23,8 @@ struct Bits {
   uint64_t word(int r, int w) const { return words[size_t(r) * num_words + w]; }
 };
 
-// Bit b of word w becomes bit w of word b. It exchanges the blocks off the diagonal, for smaller
-// and smaller blocks.
+// Moves bit b of word w to bit w of word b. It exchanges the blocks off the diagonal, with smaller
+// blocks in each round.
 inline void transpose_bits(uint64_t (&words)[64]) {
   uint64_t low = 0x00000000FFFFFFFF;
   for (int size = 32; size; size /= 2, low ^= low << size)
@@ -37,16 +37,15 @@ inline void transpose_bits(uint64_t (&words)[64]) {
 
 constexpr int WIDTH = 8;  // vectors of a row of C that are computed together
 
-// What a row of C costs in multiply-adds of whole vectors, with the zeros and without. Without
-// them, each number that is left costs about four more, and each word 32.
+// The cost of a row of C in multiply-adds of whole vectors, with the zeros and without. Without
+// them, each remaining number costs about four more, and each word 32.
 inline int64_t dense_cost(int64_t num_k, int width) { return num_k * width; }
 inline int64_t sparse_cost(int64_t num_k, int64_t num_words, int width) {
   return num_k * (width + 4) + num_words * 32;
 }
 
 // Finds the numbers of a matrix that are above 0, by its rows and by its columns. Returns whether
-// they are so few that sparse_gemm saves time for num_j lanes; otherwise the bits may be
-// incomplete.
+// they are so few that sparse_gemm saves time for num_j lanes. If not, the bits may be incomplete.
 inline bool find_positive(const Real* a, int num_rows, int num_columns, ptrdiff_t lda, int num_j,
                           Bits& by_row, Bits& by_column) {
   by_row.resize(num_rows, num_columns);
@@ -64,7 +63,7 @@ inline bool find_positive(const Real* a, int num_rows, int num_columns, ptrdiff_
       for (int r = 0; r < rows; r++) {
         const Real* from = a + (r0 + r) * lda + c0;
         for (int c = 0; c < columns; c += L) block[r] |= positive(load(from + c)) << c;
-        // Behind the last column there are numbers of an earlier chunk.
+        // After the last column there are numbers of an earlier chunk.
         if (columns < Bits::WORD) block[r] &= (uint64_t(1) << columns) - 1;
         by_row.word(r0 + r, c0 / Bits::WORD) = block[r];
         count += __builtin_popcountll(block[r]);
@@ -90,7 +89,7 @@ void sparse_rows(int first, int num_r, const Bits& bits, int w, const Real* a, p
       const int k = __builtin_ctzll(left);
       const Real x = a[offset<layout>(r, k, lda)];
       const Real* row = b + k * ldb;
-      // Without this, the compiler keeps an address for each j, and runs out of registers.
+      // Without this, the compiler keeps an address for each j and has too few registers.
       asm("" : "+r"(row));
       for (int j = 0; j < JB; j++) sum[j] += x * load(row + j * L);
     }
@@ -126,8 +125,8 @@ void sparse_panel(int num_r, const Bits& bits, const Real* a, ptrdiff_t lda, con
   }
 }
 
-// As gemm, for Epilogue::set and Epilogue::add. bits: which A(r, k) are not 0, row r by row. num_j
-// is a multiple of L.
+// The same as gemm, for Epilogue::set and Epilogue::add. bits: which A(r, k) are not 0, row by row.
+// num_j is a multiple of L.
 template <Epilogue epilogue, Layout layout, int JB = WIDTH>
 void sparse_gemm(int num_r, const Bits& bits, int num_j, const Real* a, ptrdiff_t lda,
                  const Real* b, ptrdiff_t ldb, Real* c, ptrdiff_t ldc) {

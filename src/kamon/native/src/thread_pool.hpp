@@ -1,5 +1,5 @@
-// Threads that wait for work between calls. It makes no difference to the results which thread does
-// a task: every task writes to its own memory.
+// Threads that wait for work between calls. Every task writes to its own memory, so the results do
+// not depend on which thread does it.
 #pragma once
 
 #include <atomic>
@@ -18,14 +18,14 @@
 
 namespace {
 
-// Whether a call is to end early: another thread sets the number to something other than 0. Null:
-// never.
+// Whether a call should end early. Another thread sets the number to a value other than 0. Null
+// means never.
 struct StopFlag {
   const int32_t* number;
   bool operator()() const { return number && __atomic_load_n(number, __ATOMIC_RELAXED); }
 };
 
-// Identifies the process: after a fork the child has another one.
+// Identifies the process. After a fork, the child has another value.
 inline int64_t this_process() {
 #ifdef _WIN32
   return 0;
@@ -38,7 +38,7 @@ class ThreadPool {
  public:
   const int64_t process = this_process();
 
-  // Throws if a thread cannot be started, after it has ended the others.
+  // If a thread cannot be started, ends the others and throws.
   explicit ThreadPool(int num_threads) {
     try {
       threads.reserve(size_t(num_threads));
@@ -50,8 +50,8 @@ class ThreadPool {
   }
   ~ThreadPool() { join(); }
 
-  // Calls task(i, thread) for each i < num_tasks; returns when all are done. Throws the first
-  // exception of a task. Tasks that have not begun by then are left out.
+  // Calls task(i, thread) for each i < num_tasks and returns when all are done. If a task throws,
+  // it starts no more tasks and throws the first exception.
   void run(int num_tasks, const std::function<void(int, int)>& task) {
     {
       std::lock_guard<std::mutex> lock(mutex);
@@ -75,13 +75,13 @@ class ThreadPool {
   const std::function<void(int, int)>* current = nullptr;
   std::exception_ptr failure;
   int total = 0;
-  std::atomic<int> next{0};             // the task that nobody has begun
+  std::atomic<int> next{0};             // the first task that no thread has started
   std::atomic<int> busy{0};             // threads that may still be at work
   std::atomic<unsigned> generation{0};  // counts the calls of `run`
   bool stopping = false;
 
-  // One turn of a loop that waits. Now and then it yields the core to another thread, perhaps the
-  // one that it waits for; otherwise it tells the processor that it only waits.
+  // One turn of a loop that waits. Sometimes it yields the core to another thread, perhaps the one
+  // that it waits for. Otherwise it informs the processor that it only waits.
   static void pause(int spin) {
     constexpr int SPINS_PER_YIELD = 256;
     if (spin % SPINS_PER_YIELD == 0) return std::this_thread::yield();
@@ -113,7 +113,7 @@ class ThreadPool {
   }
 
   void work(int thread) {
-    constexpr int MAX_SPINS = 20000;  // the next call is usually a moment away
+    constexpr int MAX_SPINS = 20000;  // because the next call usually comes soon
     unsigned seen = 0;
     for (;;) {
       for (int spin = 1; spin <= MAX_SPINS && generation.load() == seen; spin++) pause(spin);
@@ -132,7 +132,7 @@ class ThreadPool {
   }
 };
 
-// After a fork the child does not have the pool's threads: there a pool can only be left alone.
+// After a fork, the child does not have the pool's threads, so it must not touch the pool.
 struct DeleteUnlessForked {
   void operator()(ThreadPool* pool) const {
     if (pool->process == this_process()) delete pool;

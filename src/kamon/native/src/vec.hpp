@@ -1,8 +1,8 @@
 // A vector of numbers as wide as the machine's registers, and functions on it.
 //
-// The build sets Real, float or double, and the width KAMON_BYTES. Everything here has internal
-// linkage: the same source is compiled for several instruction sets, and the linker must never
-// exchange their code.
+// The build sets Real (float or double) and the width KAMON_BYTES. Everything here has internal
+// linkage, because setup.py compiles the same source for several instruction sets. The linker must
+// never exchange their code.
 #pragma once
 
 #include <cmath>
@@ -33,7 +33,7 @@ constexpr int L = KAMON_BYTES / sizeof(Real);  // lanes of a vector
 typedef Real Vec __attribute__((vector_size(KAMON_BYTES)));
 typedef Int IntVec __attribute__((vector_size(KAMON_BYTES)));
 typedef Real LooseVec __attribute__((vector_size(KAMON_BYTES), aligned(sizeof(Real))));
-// Half a vector. It is cheaper if the processor takes twice the time for a whole one.
+// Half a vector. It is faster if the processor takes twice as long for a whole one.
 constexpr int HALF = L > 2 ? L / 2 : L;
 typedef Real Half __attribute__((vector_size(HALF * sizeof(Real))));
 typedef Real LooseHalf __attribute__((vector_size(HALF * sizeof(Real)), aligned(sizeof(Real))));
@@ -53,8 +53,8 @@ KAMON_INLINE To bits(From from) {
   return to;
 }
 
-// a / b for b neither 0 nor denormal. Division is slow: if the processor has an estimate
-// of 1/b, this refines it instead. The last step rounds as a division does.
+// a / b for b neither 0 nor denormal. Division is slow. If the processor has an estimate of 1/b,
+// this refines the estimate instead. The last step rounds like a division.
 KAMON_INLINE Vec quotient(Vec a, Vec b) {
 #if defined(__AVX512F__)
   if constexpr (is_float) {
@@ -118,8 +118,8 @@ constexpr Real poly_exp[] = {
     Real(1.0 / 5040.0),       Real(1.0 / 720.0),       Real(1.0 / 120.0),
     Real(1.0 / 24.0),         Real(1.0 / 6.0),         Real(0.5)};
 
-// eˣ for x ≤ 0 or small, within an ulp or two; 0 if the result would be denormal. NaN stays NaN.
-// x = n ln 2 + r with |r| ≤ ln 2 / 2; a Taylor polynomial for eʳ; n goes into the exponent.
+// eˣ for x ≤ 0 or small, within an ulp or two, or 0 if the result would be denormal. NaN stays NaN.
+// x = n ln 2 + r with |r| ≤ ln 2 / 2. A Taylor polynomial gives eʳ, and n goes into the exponent.
 KAMON_INLINE Vec vexp(Vec x) {
   constexpr Real lowest = is_float ? Real(-87.0) : Real(-708.0);
   constexpr Real magic =
@@ -196,8 +196,8 @@ KAMON_INLINE void transpose_tile(int r, int c, int num_rows, int num_cols, const
   }
 }
 
-// to[c][r] = row(r)[c] for r < num_rows and c < num_cols; 0 for all other r and c < L. If
-// half a vector of columns is enough, the others are left alone.
+// to[c][r] = row(r)[c] for r < num_rows and c < num_cols, or 0 for all other r and c < L. If half a
+// vector of columns is enough, the others do not change.
 template <class Row>
 KAMON_INLINE void transpose(int num_rows, int num_cols, const Row& row, Real* to, ptrdiff_t ld_to) {
   if (HALF >= 4 && (num_rows <= HALF || num_cols <= HALF)) {

@@ -1,4 +1,4 @@
-"""The application: routes, the files of the page, and one form for all errors."""
+"""The application: routes, the files of the page, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOLDERS = re.compile(
 
 
 class Problem(BaseModel):
-    """What went wrong, in one sentence."""
+    """An error message in one sentence."""
 
     error: str
 
@@ -41,7 +41,7 @@ class Health(BaseModel):
 
 
 class Allowed(BaseModel):
-    """limits: of the server (see `Limits`). settings: the maximum of each setting of a training."""
+    """limits: see `Limits`. settings: the maximum value of each setting of a training."""
 
     limits: dict[str, float]
     settings: dict[str, float]
@@ -50,7 +50,7 @@ class Allowed(BaseModel):
 def make_app(
     playground: Playground, hosts: frozenset[str], token: str | None = None, **options: Any
 ) -> ASGIApp:
-    """The application for a server; hosts, token and options are those of `RequestGuard`."""
+    """Return the ASGI application. hosts, token, options: see `RequestGuard`."""
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem}
         for status in (400, 401, 403, 404, 409, 410, 413, 415, 421, 422, 429, 503)
@@ -60,7 +60,7 @@ def make_app(
         version=__version__,
         description="Train a tiny GPT on a list, generate with it, score texts, and rate names",
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # that page loads scripts from other servers
+        docs_url=None,  # its page would load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
         responses=problems,
@@ -71,12 +71,12 @@ def make_app(
 
     @app.get("/health", tags=["server"])
     async def health() -> Health:
-        """Whether the server is running."""
+        """Check that the server is running."""
         return Health(status="ok", version=__version__)
 
     @app.get("/api/v1/limits", tags=["server"])
     async def limits() -> Allowed:
-        """The limits of requests."""
+        """Return the limits of requests."""
         return Allowed(limits=asdict(playground.limits), settings=jobs.largest_settings())
 
     page = Page(packages=[("kamon.web", "static")])
@@ -92,7 +92,7 @@ def make_app(
 
 
 class Page(StaticFiles):
-    """The files of the page. A browser checks each time whether they have changed."""
+    """The files of the page. The browser checks each time whether they have changed."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -108,7 +108,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     match error:
         case WebError():
             return problem(error.status, one_line(error))
-        case StoreError():  # a directory exists or cannot be written
+        case StoreError():  # for example, a directory that exists or cannot be written
             return problem(409, FOLDERS.sub("", one_line(error)))
         case KamonError():
             return problem(422, one_line(error))
@@ -118,12 +118,12 @@ async def answer_error(request: Request, error: Exception) -> Response:
             return answer_http_error(request, error)
         case Stopped():  # the client is gone
             return Response(status_code=499)
-    # Starlette raises the error again after the answer, so the terminal shows it.
+    # Starlette raises the error again after the answer, so that it appears in the terminal.
     return problem(500, "internal error: see the terminal that runs `kamon serve`")
 
 
 def sentence(problems: Sequence[Any]) -> str:
-    """Return the first problem in a sentence: where, and what.
+    """Return the first problem as a sentence that names its place.
 
     >>> sentence([{"loc": ("body", "n"), "msg": "Input should be less than or equal to 10"}])
     'n: Input should be less than or equal to 10'
@@ -140,7 +140,7 @@ def answer_http_error(request: Request, error: HTTPException) -> Response:
         405: "this address needs another method",
     }.get(error.status_code, str(error.detail))
     answer = problem(error.status_code, text)
-    if error.status_code == 405:  # Starlette names only the methods of one of the address's routes
+    if error.status_code == 405:  # Starlette lists only the methods of one route of an address
         routes, methods = request.app.routes, []
         for method in ("DELETE", "GET", "HEAD", "POST"):
             scope = {**request.scope, "method": method}

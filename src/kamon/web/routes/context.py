@@ -1,4 +1,4 @@
-"""What every route has: the base of its requests, and access to the server's state."""
+"""The base class of requests, and the access of routes to the server's state."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class ApiModel(BaseModel):
-    """A request's body. Unknown names are refused, and so is "1" for a number."""
+    """The body of a request. It refuses unknown names, and "1" for a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RequestContext:
-    """The server's state, for one request. It computes until the client has gone away."""
+    """The server's state, for one request. Work stops if the client disconnects."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -39,12 +39,12 @@ class RequestContext:
     async def compute(
         self, function: Callable[[Stop], T], key: object = None, seconds: float | None = None
     ) -> T:
-        """Return what `function` returns. key, seconds: see `WorkerPool.run`."""
+        """Return the result of `function`. key, seconds: see `WorkerPool.run`."""
         work, gone = self.playground.work, self.request.is_disconnected
         return await work.run(function, gone, key=key, seconds=seconds)
 
     async def use(self, id: str, function: Callable[[Model, Entry, Stop], T]) -> T:
-        """Return what `function` computes with the model of this id, which only it uses."""
+        """Return the result of `function`, which has the model of this id to itself."""
         entry = self.registry.get(id)
 
         def compute(stop: Stop) -> T:

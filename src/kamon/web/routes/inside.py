@@ -1,4 +1,4 @@
-"""Inside a model: embeddings, how it reads a text, and graphs of Values."""
+"""Routes to look inside a model: embeddings, the trace of a text, and graphs of Values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TraceBody(ApiModel):
 
 
 class ExpressionBody(ApiModel):
-    """((a·b + c).relu() − 1)²"""
+    """The numbers in ((a·b + c).relu() − 1)²."""
 
     kind: Literal["expression"]
     a: Operand
@@ -35,7 +35,7 @@ class ExpressionBody(ApiModel):
 
 
 class LossBody(TraceBody):
-    """−log p of the token at a position of the text, from 0, or of the end after the last one."""
+    """The loss −log p of a token. position: from 0. The last one is the end of the text."""
 
     kind: Literal["loss"]
     position: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -46,7 +46,7 @@ GraphBody = Annotated[ExpressionBody | LossBody, Body(discriminator="kind")]
 
 @router.get("/models/{id}/embeddings")
 async def show_embeddings(id: ModelId, context: Context) -> EmbeddingMap:
-    """The embeddings of tokens and of positions, each on its two principal axes."""
+    """Return the embeddings of tokens and positions on their two principal axes."""
 
     def look(model: Model, entry: Entry, _stop: Stop) -> EmbeddingMap:
         return entry.remember("embeddings", lambda: embedding_map(model, context.limits))
@@ -56,7 +56,7 @@ async def show_embeddings(id: ModelId, context: Context) -> EmbeddingMap:
 
 @router.post("/trace")
 async def trace_text(body: TraceBody, context: Context) -> Trace:
-    """How a model reads a text: tokens, attention weights, and the surprisal of each token."""
+    """Return the tokens of a text, the attention weights, and the surprisal of each token."""
     limits, ngrams = context.limits, context.playground.ngrams
 
     def look(model: Model, _entry: Entry, _stop: Stop) -> Trace:
@@ -68,7 +68,7 @@ async def trace_text(body: TraceBody, context: Context) -> Trace:
 
 @router.post("/graph")
 async def draw_graph(body: GraphBody, context: Context) -> Graph:
-    """A graph of Values of the scalar engine: their gradients, and the steps that compute them."""
+    """Return a graph of the scalar engine's Values, their gradients, and the backward steps."""
     if isinstance(body, ExpressionBody):
         return expression(body.a, body.b, body.c)
 

@@ -1,4 +1,4 @@
-"""Trainings: start, watch and control them. Lists: see how a training would read one."""
+"""Routes to start, watch and control trainings, and to preview how Kamon reads a list."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from kamon.web.services.workers import Stop
 
 router = APIRouter(tags=["trainings"])
 LIMITS = Limits()
-LOOK_SECONDS = 0.1  # between two looks for news
+LOOK_SECONDS = 0.1  # between two checks for news
 HEARTBEAT_SECONDS = 10.0
-MAX_LISTED = 100  # lines that reading removes or changes
+MAX_LISTED = 100  # removed or changed lines that an answer shows
 NUM_DOCS = 20  # documents that an answer shows
 MAX_SHOWN = 200  # characters of a line
 MAX_TIDIED = 1000  # characters of a document
@@ -51,7 +51,7 @@ Point = tuple[int, float]
 
 
 class Settings(ApiModel):
-    """Settings of the model. Those that are left out are chosen to suit the budget."""
+    """Settings of the model. Kamon chooses missing ones to suit the budget."""
 
     n_layer: Annotated[int | None, Field(ge=1, le=16)] = None
     n_embd: Annotated[int | None, Field(ge=1, le=512)] = None
@@ -64,7 +64,7 @@ class Settings(ApiModel):
 
 
 def largest_settings() -> dict[str, float]:
-    """Return the largest value of each setting."""
+    """Return the maximum value of each setting."""
     properties = Settings.model_json_schema()["properties"]
     bounds = {name: schema["anyOf"][0] for name, schema in properties.items()}
     return {name: b.get("maximum", b.get("exclusiveMaximum")) for name, b in bounds.items()}
@@ -79,9 +79,9 @@ Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 class ListRequest(ApiModel):
     """How to read a list.
 
-    format: "text" has one entry per line. column: of a table, its name in the header row, its
-    number or, in JSON, its key (by default "text"). header: whether the table has a header row.
-    name: of the list, for messages.
+    format: "text" has one entry per line. column: the column of a table: its name in the header
+    row, its number or, in JSON, its key (by default "text"). header: whether the table has a header
+    row. name: name of the list, for messages.
     """
 
     format: Format = "text"
@@ -99,13 +99,14 @@ class ListRequest(ApiModel):
 
 
 class JobRequest(ListRequest):
-    """A list to train on, either as `text` or as the name of a list in the package.
+    """A list to train on, either as `text` or as the name of a list that Kamon includes.
 
-    budget: seconds; by default 1, unless the settings have num_steps. name: of a list in `text`.
-    init_from: "base" for the pretrained base, "scratch" for random parameters; by default what is
-    better for the list. blend: whether to blend the GPT with an n-gram of the list. given: columns
-    of a table: the entries are learned under their values. weight: a column of numbers that say how
-    often each row counts.
+    budget: in seconds (by default 1, unless the settings have num_steps). name: name of the list in
+    `text`. init_from: "base" to start from the pretrained base, "scratch" to start from random
+    parameters. By default, Kamon chooses the better one for the list. blend: whether to blend the
+    GPT with an n-gram of the list.
+    given: columns of a table. The model learns the entries under their values. weight: a column of
+    numbers that say how often each row counts.
     """
 
     text: Text | None = None
@@ -120,9 +121,9 @@ class JobRequest(ListRequest):
 
 
 class Lines(BaseModel):
-    """Losses to compare with, in nats per token; null if not known (yet).
+    """Losses to compare with, in nats per token, null if unknown.
 
-    uniform: if all tokens are equally likely. ngram: of the best n-gram on the validation set.
+    uniform: loss if all tokens are equally likely. ngram: validation loss of the best n-gram.
     """
 
     uniform: float | None
@@ -131,10 +132,10 @@ class Lines(BaseModel):
 
 
 class MomentAnswer(BaseModel):
-    """The model after a step. model: its id, as long as the training is kept.
+    """The model after a step. model: its id.
 
-    samples: novel and unique, so there are fewer than 5 if most are copies. blend: with the weight
-    that is best at this step; null for the GPT only.
+    samples: novel and unique, so there are fewer than 5 if most are copies. blend: the blend with
+    the best weight at this step, null for a GPT only.
     """
 
     step: int
@@ -144,7 +145,7 @@ class MomentAnswer(BaseModel):
 
 
 class ProgressEvent(BaseModel):
-    """The state of a training. losses, validation_losses: those since the previous event."""
+    """The state of a training. losses, validation_losses: new ones since the previous event."""
 
     state: Literal["queued", "starting", "running", "paused", "stopped", "done", "failed"]
     ahead: int | None
@@ -158,15 +159,13 @@ class ProgressEvent(BaseModel):
 class JobAnswer(ProgressEvent):
     """A training.
 
-    ahead: how many trainings start before this one, while it is queued; else null. num_steps,
-    num_docs, num_params: 0 until it has started. init_from: "base" if it starts from the pretrained
-    base; null for random parameters, or until it has started. budget: seconds; null if the steps
-    were given. losses: [step, mean loss of the GPT in the last `every` steps]. validation_losses:
-    [step, loss on the validation set] after some steps, of the blend if there is one. seconds:
-    before the first step, those of the short trainings that find the best number of steps. model:
-    the id of the model that it made, which is the one with the lowest validation loss. best: the
-    step of that model. A training may be done before num_steps, if that loss has not improved for
-    long.
+    ahead: how many queued trainings start before this one, null if it is not queued. num_steps,
+    num_docs, num_params: 0 until it starts. init_from: "base" if it starts from the pretrained
+    base, otherwise null. budget: in seconds, null if the request gave the number of steps. losses:
+    [step, mean loss of the GPT in the last `every` steps]. validation_losses: [step, validation
+    loss], of the blend if there is one. seconds: before the first step, the time spent on
+    cross-validation. model: the id of the model that it made, which has the lowest validation loss.
+    best: the step of that model. A training ends before num_steps if that loss stops improving.
     """
 
     id: str
@@ -188,7 +187,7 @@ class JobList(BaseModel):
 
 
 class ColumnsRequest(ApiModel):
-    """A table. name: of its file."""
+    """A table. name: name of its file."""
 
     text: Text
     format: Literal["csv", "tsv", "jsonl", "json"]
@@ -197,19 +196,19 @@ class ColumnsRequest(ApiModel):
 
 
 class Columns(BaseModel):
-    """The names in the header row, or the keys of the first JSON object whose values are texts."""
+    """Names in the header row, or keys of the first JSON object that have a text as value."""
 
     columns: list[str]
 
 
 class CleanRequest(ListRequest):
-    """A list, as in a request for a training."""
+    """A list, in the same form as for a training."""
 
     text: Text
 
 
 class Removed(BaseModel):
-    """An entry that reading removes. line: in a table the row, without the header row."""
+    """An entry that reading removes. line: in a table, the row without counting the header."""
 
     text: str
     why: str
@@ -217,7 +216,7 @@ class Removed(BaseModel):
 
 
 class Changed(BaseModel):
-    """An entry that reading changes. line: in a table the row, without the header row."""
+    """An entry that reading changes. line: in a table, the row without counting the header."""
 
     before: str
     after: str
@@ -225,7 +224,7 @@ class Changed(BaseModel):
 
 
 class TidyingStep(BaseModel):
-    """A step of `kamon clean`. examples: (before, after), or (what was dropped, why)."""
+    """A step of `kamon clean`. examples: (before, after), or (dropped entry, reason)."""
 
     name: str
     action: Literal["changed", "dropped"]
@@ -234,7 +233,7 @@ class TidyingStep(BaseModel):
 
 
 class Tidied(BaseModel):
-    """The list that `kamon clean` would make, and its steps. Training does not clean."""
+    """The list that `kamon clean` would write, and its steps. Training does not clean lists."""
 
     text: str
     num_docs: int
@@ -242,12 +241,11 @@ class Tidied(BaseModel):
 
 
 class CleanAnswer(BaseModel):
-    """What reading a list does to it. num_lines = num_docs + num_blank + num_repetitions.
+    """How Kamon reads a list. num_lines = num_docs + num_blank + num_repetitions.
 
-    longest: in characters. characters: the number of different ones. removed, changed, docs: the
-    first of them. tidied: null if `kamon clean` would change nothing, or would take too long.
-    warnings: what a training would warn of or refuse. looks_like: the format of a table, if the
-    lines of a text look like one.
+    longest: length in characters. characters: number of different ones. removed, changed, docs: the
+    first few. tidied: null if `kamon clean` would change nothing or take too long. warnings:
+    warnings and errors of a training. looks_like: the format of a table if the lines look like one.
     """
 
     num_lines: int
@@ -274,7 +272,7 @@ class CleanAnswer(BaseModel):
     "/jobs", status_code=202, responses={429: {"description": "Too many trainings are waiting"}}
 )
 async def start_job(request: JobRequest, context: Context) -> JobAnswer:
-    """Start a training, or queue it until others have ended."""
+    """Start a training, or queue it until others end."""
     return answer(await context.compute(lambda _: start_training(context, request)), context)
 
 
@@ -311,7 +309,7 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
         check_learnable(source)
         num_chars = len(source.different.chars()) + num_values
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
-    # A lower bound: the training checks again, when it knows the settings chosen by the budget.
+    # A lower bound. The training checks again when it knows its settings.
     size = num_params(replace(make_config(least), vocab_size=num_chars + 1))
     if size > limits.job_params:
         raise WebError(
@@ -334,37 +332,37 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
 
 @router.get("/jobs")
 async def list_jobs(context: Context) -> JobList:
-    """All trainings that are kept, the oldest first."""
+    """Return all trainings that the server keeps, the oldest first."""
     return JobList(jobs=[answer(job, context) for job in context.jobs.all()])
 
 
 @router.get("/jobs/{id}")
 async def get_job(id: JobId, context: Context) -> JobAnswer:
-    """A training and its present state."""
+    """Return a training and its current state."""
     return answer(context.jobs.get(id), context)
 
 
 @router.post("/jobs/{id}/pause")
 async def pause_job(id: JobId, context: Context) -> JobAnswer:
-    """Pause a training after its next report, so that another one can run."""
+    """Pause a training, so that another one can run."""
     return answer(context.jobs.pause(id), context)
 
 
 @router.post("/jobs/{id}/resume")
 async def resume_job(id: JobId, context: Context) -> JobAnswer:
-    """Resume a paused training, as soon as fewer than the maximum run."""
+    """Resume a paused training as soon as fewer than the maximum are running."""
     return answer(context.jobs.resume(id), context)
 
 
 @router.post("/jobs/{id}/stop")
 async def stop_job(id: JobId, context: Context) -> JobAnswer:
-    """Stop a training early. The model so far is kept."""
+    """Stop a training early and keep its model."""
     return answer(context.jobs.stop(id), context)
 
 
 @router.delete("/jobs/{id}", status_code=204)
 async def delete_job(id: JobId, context: Context) -> None:
-    """Cancel a training and delete it and its models. Saved copies stay."""
+    """Cancel a training and delete its models, except saved copies."""
     context.jobs.forget(id)
 
 
@@ -389,7 +387,7 @@ def answer(job: Job, context: RequestContext) -> JobAnswer:
 
 
 def progress_of(job: Job, context: RequestContext, cursor: EventCursor) -> dict[str, Any]:
-    """Return the fields of a `ProgressEvent` for a client that knows what is before the cursor."""
+    """Return the fields of a `ProgressEvent`. The client knows everything before the cursor."""
     loss, order = job.ngram or (None, None)
     uniform = math.log(job.started.config.vocab_size) if job.started else None
     return {
@@ -412,9 +410,9 @@ def moment_answer(moment: Snapshot) -> MomentAnswer:
 
 
 class EventCursor(NamedTuple):
-    """What a client knows of a training: whether it has started or is over, and how many entries
-    of each list. All of these only grow, so a client that reconnects with the id of any event
-    receives exactly what it has missed."""
+    """The part of a training that a client knows: whether it has started or ended, and how many
+    items of each list. These only grow. So a client that reconnects with the id of an event gets
+    exactly the events that it missed."""
 
     started: int = 0
     over: int = 0
@@ -436,7 +434,7 @@ class EventCursor(NamedTuple):
 
     @classmethod
     def from_id(cls, id: str, job: Job) -> EventCursor | None:
-        """Return the cursor with this id, or None if it is not an id of this training."""
+        """Return the cursor with this id, or None if the id does not belong to this training."""
         if not re.fullmatch("[0-9]{1,9}(-[0-9]{1,9}){5}", id):
             return None
         cursor = cls(*map(int, id.split("-")))
@@ -470,11 +468,11 @@ class Events(StreamingResponse):
 async def job_events(
     id: JobId, context: Context, last_event_id: Annotated[str, Header(max_length=100)] = ""
 ) -> Response:
-    """Server-sent events of a training, from its start or after the event Last-Event-ID."""
+    """Stream the events of a training, from its start or after the event Last-Event-ID."""
     job = context.jobs.get(id)
     cursor = EventCursor.from_id(last_event_id, job)
     if cursor and cursor.over:
-        return Response(status_code=204)  # a browser does not reconnect after this status
+        return Response(status_code=204)  # after this status, a browser does not reconnect
     if context.jobs.streams >= context.limits.streams:
         raise WebError(503, f"{context.jobs.streams} event streams are already open", "close one")
     return Events(context.jobs, stream(context, job, cursor))
@@ -483,7 +481,7 @@ async def job_events(
 async def stream(
     context: RequestContext, job: Job, cursor: EventCursor | None
 ) -> AsyncIterator[str]:
-    """Events as they come. Polling needs no thread, and queues nothing for a slow client."""
+    """Yield events by polling, which needs no thread and no queue for a slow client."""
     state: tuple[Any, ...] = ()
     last = time.monotonic()
     while not (cursor and cursor.over) and not context.jobs.ending:
@@ -503,9 +501,9 @@ async def stream(
 def news(
     job: Job, context: RequestContext, cursor: EventCursor | None, last_state: tuple[Any, ...]
 ) -> tuple[list[str], EventCursor, tuple[Any, ...]]:
-    """The events that a client lacks; then its new cursor and the state that it knows.
+    """Return the events that a client does not have, its new cursor, and its new state.
 
-    last_state: the values that do not only grow, as the client knows them.
+    last_state: the values, as the client knows them, that can also change without growing.
     """
     events = []
     with job.lock:
@@ -515,7 +513,7 @@ def news(
         if cursor and not restart and (state != last_state or cursor != now):
             progress = ProgressEvent(**progress_of(job, context, cursor))
             moments = [moment_answer(moment) for moment in job.moments[cursor.moments :]]
-            # An id covers the events up to its own, not those that follow.
+            # An id covers all events up to its own, but not later ones.
             covered = now._replace(moments=cursor.moments, over=0)
             events.append(event("progress", covered, progress))
             for number, moment in enumerate(moments, cursor.moments + 1):
@@ -528,7 +526,7 @@ def news(
 
 
 def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
-    id, content = "-".join(map(str, cursor)), data.model_dump_json()  # which has no line ends
+    id, content = "-".join(map(str, cursor)), data.model_dump_json()  # JSON without line ends
     return f"event: {name}\nid: {id}\ndata: {content}\n\n"
 
 
@@ -537,7 +535,7 @@ def event(name: str, cursor: EventCursor, data: BaseModel) -> str:
 
 @router.post("/columns")
 async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
-    """The columns of a table."""
+    """Return the columns of a table."""
     name, text, format = request.name or PASTED, request.text, request.format
     columns = await context.compute(
         lambda _: tables.columns_in(name, readers.lines_in(text, name), format, request.header)
@@ -547,7 +545,7 @@ async def find_columns(request: ColumnsRequest, context: Context) -> Columns:
 
 @router.post("/clean")
 async def clean(request: CleanRequest, context: Context) -> CleanAnswer:
-    """How a training would read a list: its entries, and those it would remove or change."""
+    """Return how a training would read a list: entries, removed and changed lines."""
     check_column(request)
     return await context.compute(lambda stop: preview(request, stop))
 
@@ -558,7 +556,7 @@ def check_column(request: ListRequest) -> None:
 
 
 def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
-    """Return how the list is read. CorpusError if it cannot be read."""
+    """Return how Kamon reads the list, or raise CorpusError."""
     source = request.read(request.text)
     stop.check()
     _, held_out = divide(source.docs)
@@ -606,8 +604,8 @@ def shown(text: str) -> str:
 
 
 def tidied(docs: Documents, stop: Stop) -> Tidied | None:
-    """What `kamon clean` makes of the list, without optional packages; None if it changes nothing
-    or takes too long. Some of its steps take time with the square of a document's length."""
+    """Return the list as `kamon clean` would write it without optional packages. Return None if it
+    is the same, or if this takes too long: some steps take time with the square of the length."""
     if max(docs.lengths()) > MAX_TIDIED:
         return None
     end = time.monotonic() + TIDYING_SECONDS

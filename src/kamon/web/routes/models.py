@@ -1,4 +1,4 @@
-"""Models and what they compute: samples, completions, scores, the next token."""
+"""Routes to list and save models, and for samples, completions, scores and the next token."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from kamon.web.services.workers import Stop, Stopped
 
 router = APIRouter(tags=["models"])
 LIMITS = Limits()
-MAX_TOKENS = 8192  # of a vocabulary, all of which /next-token lists
+MAX_TOKENS = 8192  # of a vocabulary: /next-token lists all of them
 NDJSON = "application/x-ndjson"
-NUM_EXAMPLES = 10  # entries of a list that are shown
-MAX_COMPARED = 2000  # characters of an entry; `NearestDocument` takes time with their square
-DOCS_AT_ONCE = 1000  # that are counted before other requests have their turn
-MAX_PIECES = 5  # of `num_at_once` documents, with which scores are compared
+NUM_EXAMPLES = 10  # entries of a list that an answer shows
+MAX_COMPARED = 2000  # characters of an entry: the time of `NearestDocument` grows with their square
+DOCS_AT_ONCE = 1000  # documents to count before other requests get a turn
+MAX_PIECES = 5  # of `num_at_once` documents, to compare scores with
 MAX_MIXED = 20  # given columns, and values of one in a mix
-MAX_REMEMBERED = 200_000  # documents of a list that is kept as a set
+MAX_REMEMBERED = 200_000  # maximum number of documents to keep as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Text = Annotated[str, Field(max_length=LIMITS.text_chars)]
 ShortText = Annotated[str, Field(max_length=1000)]
-Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # JavaScript has no larger integers
+Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # the largest integers of JavaScript
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -67,11 +67,11 @@ Accept = Annotated[str, Header(include_in_schema=False)]
 class ModelInfo(BaseModel):
     """A model that requests can name.
 
-    steps: of its training, whose models have the ids "ID@STEP". path: its directory, as seen from
-    where the server was started; null if it is not saved. validation_loss: in nats per token; of a
-    list without a validation set the mean of `num_folds` models that each left out another part, or
-    null. gpt_loss, ngram_loss: of the parts of a blend. blend: null for the GPT only. given: the
-    given columns of a model of a table and their values.
+    steps: steps of its training that have a model, with the id "ID@STEP". path: its directory,
+    relative to the directory where the server started, null if it is not saved. validation_loss:
+    in nats per token. For a short list, it is the mean of `num_folds` cross-validation models.
+    gpt_loss, ngram_loss: losses of the parts of a blend. blend: null for a GPT only.
+    given: the given columns of a model of a table, and their values.
     """
 
     id: str
@@ -131,7 +131,7 @@ class Examples(BaseModel):
 
 
 class Data(BaseModel):
-    """The list that a model was trained on: its sizes, characters, lengths and first entries."""
+    """The list that a model was trained on: sizes, characters, lengths and first entries."""
 
     source: str
     num_docs: int
@@ -145,7 +145,7 @@ class Data(BaseModel):
 
 
 class SampleBody(ApiModel):
-    """Conditions as in `kamon sample`. min_len, max_len: in characters.
+    """Options of `kamon sample`. min_len, max_len: in characters.
 
     given: values of a model of a table, such as {"country": "fi"}, or their shares in a mix, such
     as {"country": {"fi": 0.5, "jp": 0.5}}.
@@ -175,7 +175,7 @@ class Near(BaseModel):
 
 
 class Sample(BaseModel):
-    """logprob: of the text and its end, in nats, at temperature 1."""
+    """logprob: log probability of the text and its end at temperature 1, in nats."""
 
     text: str
     logprob: float | None
@@ -184,17 +184,17 @@ class Sample(BaseModel):
 
 
 class LeftOut(BaseModel):
-    """Candidates that only `novel` dropped, and those that only `unique` dropped."""
+    """How many candidates only `novel` dropped, and how many only `unique` dropped."""
 
     copies: int
     duplicates: int
 
 
 class Samples(BaseModel):
-    """tried: the number of candidates. ended: why the search ended: "n" if it found all samples,
-    "tried" if it gave up, "time" if its time was over. After that time, and if the list has an
-    entry of more than 2,000 characters, `nearest` is null. warning: about a prompt that is unlike
-    those that the model has learned; else null."""
+    """tried: number of candidates. ended: "n" if the search found all samples, "tried" if it gave
+    up, "time" if its time was up. `nearest` is null after that time, or if the list has an entry of
+    more than 2,000 characters. warning: about a prompt that is unlike those that the model has
+    learned, or null."""
 
     seed: int
     temperature: float
@@ -218,15 +218,15 @@ class CompletionFound(BaseModel):
 
 
 class Completions(BaseModel):
-    """The most likely entries with the prefix. The first `exact` are guaranteed best."""
+    """The most likely entries with the prefix. The first `exact` ones are guaranteed best."""
 
     exact: int
     completions: list[CompletionFound]
 
 
 class ScoreBody(ApiModel):
-    """unknown: what to do with a text that has characters unknown to the model. given: values under
-    which to score, as for samples. by: a given column whose most likely values are wanted, too."""
+    """unknown: what to do with a text that has characters that the model does not know. given:
+    values under which to score, as for samples. by: a given column whose values are compared."""
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
@@ -238,10 +238,10 @@ class ScoreBody(ApiModel):
 class ScoreFound(BaseModel):
     """logprob, bits_per_char: null if the probability is 0.
 
-    percentile: the share of known entries that are at least as unlikely; null if there are none.
+    percentile: share of known entries that are at least as unlikely, null without known entries.
     compared_with: which entries, "validation" or "list" (see `PercentileScale`). cut: whether the
-    text is longer than the model reads at once. values: the probability of each value of the column
-    `by`, the most likely one first; null without it.
+    text is longer than the model can read at once. values: the probability of each value of the
+    column `by`, the most likely one first, or null.
     """
 
     text: str
@@ -269,10 +269,10 @@ class NextTokenBody(ApiModel):
 
 
 class NextToken(BaseModel):
-    """probability: at the temperature, among the tokens that are kept; 0 for other tokens.
+    """probability: with the temperature and cuts of the request, 0 if they drop the token.
 
-    logit: log p of a blend. gpt, ngram: the probabilities of the parts of a blend, at temperature 1
-    and before the cut; null for the GPT only.
+    logit: log p for a blend. gpt, ngram: probabilities of the parts of a blend, at temperature 1
+    and without cuts, null for a GPT only.
     """
 
     id: int
@@ -285,7 +285,7 @@ class NextToken(BaseModel):
 
 
 class NextTokens(BaseModel):
-    """end: the token that ends a document. position: of the next token, after the prompt."""
+    """end: the token that ends a document. position: place of the next token after the prompt."""
 
     tokens: list[NextToken]
     end: int
@@ -298,17 +298,17 @@ class NextTokens(BaseModel):
 
 @router.get("/models")
 async def list_models(context: Context) -> ModelList:
-    """All models, except those of single training steps."""
+    """Return all models, except those of single training steps."""
     models = []
     for entry in list(context.registry.entries.values()):
         if entry.parent is None:
-            with suppress(KamonError):  # its directory has changed: it is not listed
+            with suppress(KamonError):  # skip a model whose directory has changed
                 models.append(await info_of(entry, context))
     return ModelList(models=models)
 
 
 async def info_of(entry: Entry, context: Context) -> ModelInfo:
-    """Return what is shown of an entry, at once if its facts are known."""
+    """Return the information about an entry, without waiting if its facts are known."""
     if entry.facts is None:
         await context.compute(lambda _: entry.about(), entry)
     return info(entry, context.registry.steps(entry.id))
@@ -316,7 +316,7 @@ async def info_of(entry: Entry, context: Context) -> ModelInfo:
 
 @router.get("/models/{id}")
 async def show_model(id: ModelId, context: Context) -> ModelDetails:
-    """A model and its settings."""
+    """Return a model and its settings."""
     entry = context.registry.get(id)
     about = await info_of(entry, context)
     return ModelDetails(**entry.about() | about.model_dump())
@@ -324,20 +324,20 @@ async def show_model(id: ModelId, context: Context) -> ModelDetails:
 
 @router.post("/models/{id}/save", status_code=201)
 async def save_model(id: ModelId, body: SaveRequest, context: Context) -> ModelInfo:
-    """Save a model in the server's folder, under a new name."""
+    """Save a model in the server's folder under a new name."""
     entry, save = context.registry.get(id), context.registry.save
     return await context.compute(lambda stop: info(save(id, body.name, stop), []), entry)
 
 
 @router.delete("/models/{id}", status_code=204, response_class=Response)
 async def forget_model(id: ModelId, context: Context) -> None:
-    """Remove a model from the server. Its directory stays."""
+    """Remove a model from the server, but keep its directory."""
     context.registry.forget(id)
 
 
 @router.get("/models/{id}/data")
 async def show_data(id: ModelId, context: Context) -> Data:
-    """The list that a model was trained on."""
+    """Return the list that a model was trained on."""
 
     def look(model: Model, entry: Entry, stop: Stop) -> Data:
         return entry.remember("data", lambda: data_of(model, stop))
@@ -347,7 +347,7 @@ async def show_data(id: ModelId, context: Context) -> Data:
 
 @router.post("/sample", response_model=Samples)
 async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") -> Any:
-    """New entries, one per line with "Accept: application/x-ndjson"."""
+    """Return samples, one per line with "Accept: application/x-ndjson"."""
     entry, most = context.registry.get(body.model), context.limits.nearest
     if body.nearest and body.n > most:
         raise WebError(422, f"nearest neighbours need at most {most} samples")
@@ -361,7 +361,7 @@ async def draw_samples(body: SampleBody, context: Context, accept: Accept = "") 
 
 @router.post("/complete")
 async def complete(body: CompleteBody, context: Context) -> Completions:
-    """The most likely entries that begin with a prefix."""
+    """Return the most likely entries that begin with a prefix."""
 
     def search(model: Model, _entry: Entry, _stop: Stop) -> Completions:
         result = completion.complete(model, body.prefix, body.n)
@@ -373,7 +373,7 @@ async def complete(body: CompleteBody, context: Context) -> Completions:
 
 @router.post("/score", response_model=Scores)
 async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") -> Any:
-    """Scores of texts, one per line with "Accept: application/x-ndjson"."""
+    """Return the scores of texts, one per line with "Accept: application/x-ndjson"."""
 
     def look(model: Model, entry: Entry, stop: Stop) -> Scores | Response:
         scores = scores_of(model, body, entry, stop)
@@ -384,7 +384,7 @@ async def score_texts(body: ScoreBody, context: Context, accept: Accept = "") ->
 
 @router.post("/next-token")
 async def next_token(body: NextTokenBody, context: Context) -> NextTokens:
-    """The logit and probability of each token as the next one."""
+    """Return the logit and probability of each token as the next one."""
     return await context.use(body.model, lambda model, _entry, _stop: next_tokens_of(model, body))
 
 
@@ -405,7 +405,7 @@ def info(entry: Entry, steps: list[int]) -> ModelInfo:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as seen from where the server was started, or its name if it lies elsewhere."""
+    """Return a path relative to the current directory, or only its name if it is outside."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -444,12 +444,12 @@ def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[S
 
 
 def finite(number: float) -> float | None:
-    """Return the number, or None if it is infinite, which JSON cannot express."""
+    """Return the number, or None if it is infinite, because JSON has no infinity."""
     return number if math.isfinite(number) else None
 
 
 def num_at_once(model: Model) -> int:
-    """Return how many documents the model reads in a fraction of a second."""
+    """Return how many documents the model can read in a fraction of a second."""
     work = MAX_FLOPS_AT_ONCE if has_fused_ops(model.engine) else MAX_FLOPS_AT_ONCE_SLOW
     num_classes = len(model.conditional.models) if model.training.given else 1
     return max(1, int(work / model.num_params / model.config.block_size / num_classes))
@@ -482,7 +482,7 @@ def data_of(model: Model, stop: Stop) -> Data:
 
 
 def known_of(entry: Entry, model: Model) -> Callable[[list[str]], Collection[str]]:
-    """Return a function that finds texts of the list, in a set unless the list is huge."""
+    """Return a function that finds the texts that are in the list. It uses a set if it fits."""
     if len(model.docs) > MAX_REMEMBERED:
         return model.docs.intersection
     return entry.remember("documents", lambda: frozenset(model.docs)).intersection
@@ -495,7 +495,7 @@ def samples_of(
     stop: Stop,
     known_of: Callable[[list[str]], Collection[str]],
 ) -> Samples:
-    model.check_documents("the server samples documents")
+    model.check_documents("sampling over HTTP")
     conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest", "given"})
     found = model.generate(
         body.n,
@@ -585,7 +585,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
 def parts_of(
     model: LanguageModel, tokens: Sequence[int]
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Return p of each token after these, by the GPT and by the n-gram of a blend; else nothing."""
+    """Return p of each next token by the GPT and by the n-gram of a blend, or empty sequences."""
     if not isinstance(model, BlendedModel):
         return [], []
     gpt = model.gpt.decoder()
@@ -595,6 +595,6 @@ def parts_of(
 
 
 def lines(objects: Iterable[BaseModel]) -> Response:
-    """Return an answer of one JSON object per line."""
+    """Return an answer with one JSON object per line."""
     rows = (json.dumps(item.model_dump(), ensure_ascii=False) + "\n" for item in objects)
     return Response("".join(rows), media_type=NDJSON)

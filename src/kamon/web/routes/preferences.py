@@ -1,4 +1,4 @@
-"""Rating sessions: a model learns the taste of its user."""
+"""Routes for rating sessions. In a session, a model learns what the user likes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RatingsId = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class PreferencesBody(ApiModel):
-    """pairs: whether to propose two texts at a time. every: how many answers the model learns at
-    once."""
+    """pairs: whether to propose two texts at a time. every: how many answers the model learns at a
+    time."""
 
     model: ModelId
     pairs: bool = False
@@ -38,14 +38,14 @@ class PreferenceBody(ApiModel):
 
 
 class AnswersBody(ApiModel):
-    """With an empty list the model learns all answers so far and makes new proposals."""
+    """With an empty list, the model learns from all answers so far and makes new proposals."""
 
     answers: Annotated[list[VerdictBody | PreferenceBody], Field(max_length=LIMITS.answers)]
 
 
 @router.post("/preferences", status_code=201)
 async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
-    """Start to rate the samples of a model, or resume the session of a rated model."""
+    """Start a session to rate the samples of a model, or resume that of a rated model."""
     context.registry.get(body.model)
     options, start = body.model_dump(), context.ratings.start
     return await context.compute(
@@ -55,13 +55,13 @@ async def start_ratings(body: PreferencesBody, context: Context) -> Rated:
 
 @router.get("/preferences/{id}")
 async def show_ratings(id: RatingsId, context: Context) -> Rated:
-    """The state of a session."""
+    """Return the state of a session."""
     return context.ratings.get(id)
 
 
 @router.post("/preferences/{id}/answers")
 async def answer(id: RatingsId, body: AnswersBody, context: Context) -> Rated:
-    """Add answers. After every few of them the model learns, and the proposals change."""
+    """Add answers. After every few answers, the model learns and makes new proposals."""
     session = context.ratings.session(id)
     answers: list[Feedback] = [
         (Rating if isinstance(item, VerdictBody) else Preference)(**item.model_dump())
@@ -85,7 +85,7 @@ async def undo(id: RatingsId, context: Context) -> Rated:
 
 @router.post("/preferences/{id}/save", status_code=201)
 async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> ModelInfo:
-    """Save the answers, and the model trained on all of them, under a new name."""
+    """Save the answers, and the model trained on them, under a new name."""
     session, save = context.ratings.session(id), context.ratings.save
     return await context.compute(
         lambda stop: info(save(id, body.name, stop), []), session, context.limits.learn_seconds
@@ -94,6 +94,6 @@ async def save_ratings(id: RatingsId, body: SaveRequest, context: Context) -> Mo
 
 @router.delete("/preferences/{id}", status_code=204, response_class=Response)
 async def forget_ratings(id: RatingsId, context: Context) -> None:
-    """End a session and delete its model. Saved models stay."""
+    """End a session and delete its model, except saved copies."""
     session = context.ratings.session(id)
     await context.compute(lambda _: context.ratings.forget(id), session)

@@ -1,4 +1,4 @@
-"""Where the server listens, and the addresses that lead to it."""
+"""The address of the server, and the names that clients can use for it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PORT = 8042
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server listens.
+    """The address at which the server listens.
 
     Attributes:
-        hosts: the values of Host that lead there, with the port.
-        urls: of the page; with the token, if there is one.
+        hosts: allowed values of the header Host, with the port.
+        urls: addresses of the page, with the token if there is one.
         anywhere: whether it listens at all addresses of this machine.
     """
 
@@ -42,17 +42,17 @@ def listen(
     *,
     no_token: bool = False,
 ) -> Address:
-    """The address of a server that listens from now on.
+    """Start to listen, and return the address.
 
     Args:
         host: an IP address, or "localhost".
-        port: 0 for any free one; None for PORT, or any free one if that is taken.
+        port: 0 for any free port, None for PORT or, if that is in use, any free port.
         token: by default a new one.
         names: other names of this machine.
-        no_token: whether to ask for no token.
+        no_token: whether to serve without a token.
 
     Raises:
-        ConfigError: it cannot listen there, or has no token although other machines can reach it.
+        ConfigError: it cannot listen there, or other machines could reach it without a token.
     """
     if port is not None and not 0 <= port < 65536:
         raise ConfigError(f"port must be from 0 to 65535, not {port}")
@@ -90,10 +90,10 @@ def listen(
 
 
 def own_addresses(version: int) -> list[str]:
-    """Return the addresses of this machine in its network, if it has one.
+    """Return the addresses of this machine in its network, if any.
 
-    They are those of a datagram socket that is connected to an address reserved for documentation.
-    Nothing is sent.
+    It connects a datagram socket to an address reserved for documentation, which sends nothing, and
+    reads the socket's own address.
     """
     addresses = []
     families = [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")]
@@ -114,7 +114,7 @@ def open_socket(
 ) -> socket.socket:
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     for wanted in (PORT, 0) if port is None else (port,):
-        # asyncio sets TCP_NODELAY, which sends small answers at once, only for IPPROTO_TCP.
+        # For IPPROTO_TCP only, asyncio sets TCP_NODELAY, which sends small answers immediately.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

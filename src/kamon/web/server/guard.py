@@ -1,8 +1,8 @@
-"""Checks of every request: its Host, the page that sends it, its token, its size and its speed.
+"""Check the Host, origin, token, size and speed of every request.
 
 Any page in the same browser can send requests to this server, and any DNS name can point to it
-(DNS rebinding). So Host must be one of ours, and requests that change something must come from our
-page, or from no page.
+(DNS rebinding). So Host must be one of ours. A request that changes something must come from our
+page or from a program, not from another page.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MAX_ERROR = 2000  # characters
 COOKIE = "kamon-token"
 READS = {"GET", "HEAD"}
 API = "/api/"
-NAME = re.compile(r"[\w.\[\]:-]{1,100}", re.ASCII)  # of a host, that an error may repeat
-READ_TO = 16  # times the largest body: so much is read before an error is sent
+NAME = re.compile(r"[\w.\[\]:-]{1,100}", re.ASCII)  # of a host that an error message may repeat
+READ_TO = 16  # times the largest body: maximum to read before sending an error
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -55,11 +55,11 @@ class RequestGuard:
     """An ASGI application that refuses bad requests, and reads the bodies of good ones for `app`.
 
     Attributes:
-        hosts: what Host may be: lower case, with the port.
-        anywhere: whether Host may also be the address that the client has connected to.
-        token: that each request must have in a cookie or as "Authorization: Bearer …".
-        once: opens the page a single time instead of the token. A browser gets it on its command
-            line, which every user of this machine can see.
+        hosts: allowed values of Host, in lower case, with the port.
+        anywhere: whether Host may also be the address that the client connected to.
+        token: each request must have it in a cookie or as "Authorization: Bearer …".
+        once: replaces the token for opening the page, but only once. Kamon passes it to the browser
+            on a command line, which every user of this machine can see.
     """
 
     app: ASGIApp
@@ -71,7 +71,7 @@ class RequestGuard:
     once: str | None = None
 
     def __post_init__(self) -> None:
-        # Ports share cookies, so each server needs a name of its own.
+        # Ports share cookies, so each server needs its own name for the cookie.
         self.cookie = f"{COOKIE}-{hashlib.sha256((self.token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +83,7 @@ class RequestGuard:
                 present = {name for name, _ in message["headers"]}
                 more = [header for header in HEADERS if header[0] not in present]
                 message["headers"] = [*message["headers"], *more]
-            # Otherwise a client that does not read its answer would never give its connection back.
+            # Otherwise a client that does not read its answer would keep its connection.
             async with asyncio.timeout(self.limits.idle_seconds):
                 await send(message)
 
@@ -105,11 +105,11 @@ class RequestGuard:
         with suppress(TimeoutError):
             if response:
                 await response(scope, receive, answer)
-            elif body is not None:  # otherwise the client is gone
+            elif body is not None:  # None: the client has disconnected
                 await self.app(scope, again, answer)
 
     def check(self, scope: Scope) -> None:
-        """Raise WebError 421 for a wrong Host, 403 for a request of another page."""
+        """Raise WebError 421 for a wrong Host, 403 for a request from another page."""
         hosts = self.hosts | self.connected(scope) if self.anywhere else self.hosts
         headers = Headers(scope=scope)
         named = [host.lower() for host in headers.getlist("host")]
@@ -126,15 +126,15 @@ class RequestGuard:
 
     @staticmethod
     def connected(scope: Scope) -> frozenset[str]:
-        """Return the address that the client has connected to, in the form of a Host."""
+        """Return the address that the client connected to, in the form of a Host."""
         ip, port = scope.get("server") or ("", None)
         ip = ip.partition("%")[0].removeprefix("::ffff:")
         name = f"[{ip}]" if ":" in ip else ip
         return frozenset([f"{name}:{port}", *([name] if port == 80 else [])])
 
     def entrance(self, scope: Scope) -> Response | None:
-        """Return a redirect to the page without the token, if the address has it. The token is then
-        in a cookie, and not in the browser's history."""
+        """Return a redirect to the page without the token, if the address has it. This moves the
+        token from the browser's history to a cookie."""
         if self.token is None or scope["method"] != "GET" or scope["path"] != "/":
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -145,7 +145,7 @@ class RequestGuard:
         if tokens[0] == self.once:
             self.once = None
         rest = urlencode(query, doseq=True)
-        # Not Strict: then a link in a mail or a chat would not open the page.
+        # Not Strict, because a link in a mail or a chat would then not open the page.
         cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
         return RedirectResponse(f"/?{rest}" if rest else "/", 303, {"set-cookie": cookie})
 
@@ -154,7 +154,7 @@ class RequestGuard:
             return
         headers = Headers(scope=scope)
         tokens = [value.removeprefix("Bearer ") for value in headers.getlist("authorization")]
-        # Other servers' cookies may be too odd for a parser.
+        # The parser may fail on cookies of other servers.
         for cookie in ";".join(headers.getlist("cookie")).split(";"):
             name, _, content = cookie.strip().partition("=")
             if name == self.cookie:
@@ -165,16 +165,16 @@ class RequestGuard:
             )
 
     async def body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the whole body, or None if the client went away.
+        """Return the whole body, or None if the client disconnected.
 
-        More than the maximum is read and dropped, because a client that still sends does not read
-        the error.
+        It also reads a body that is too large, and drops it, because a client that is still sending
+        does not read the error.
 
         Raises:
-            WebError: 413 if it is too large, 408 if it is too slow, 415 if it is not JSON.
+            WebError: 413 if the body is too large, 408 if it is too slow, 415 if it is not JSON.
         """
         max_size, size = self.limits.body_bytes, 0
-        too_large = WebError(413, f"a request may have {max_size // 1024} KB; this one has more")
+        too_large = WebError(413, f"the request is larger than {max_size // 1024} KB, the limit")
         headers = Headers(scope=scope)
         for value in headers.getlist("content-length"):
             if value.isdecimal() and int(value[:20]) > READ_TO * max_size:
@@ -205,7 +205,7 @@ class RequestGuard:
 
 
 def other_host(hosts: list[str]) -> str:
-    """Return the error for a request with these hosts."""
+    """Return the error message for a request with these values of Host."""
     if len(hosts) == 1 and NAME.fullmatch(hosts[0]):
         name = re.sub(r":[0-9]+$", "", hosts[0])
         return (
@@ -216,13 +216,13 @@ def other_host(hosts: list[str]) -> str:
 
 
 def problem(status: int, text: str) -> JSONResponse:
-    """Return the answer that every error has."""
+    """Return the answer for an error."""
     headers = {"retry-after": "1"} if status in (429, 503) else {}
     return JSONResponse({"error": text[:MAX_ERROR]}, status, headers)
 
 
 def refusal(error: WebError) -> JSONResponse:
-    """Return the answer to a request that is not read: a body may follow, so it is the last one."""
+    """Return an error and close the connection, because an unread body may follow."""
     answer = problem(error.status, one_line(error))
     answer.headers["connection"] = "close"
     return answer

@@ -1,7 +1,7 @@
-"""Connections: how many there may be, and how long each may take to send its request.
+"""Limits of connections: how many there are, and how long each can take to send a request.
 
-uvicorn's options cannot set these limits. It waits without end for the headers of a request, so
-that a few hundred half requests would hold all places of `limit_concurrency` for ever.
+uvicorn has no options for these limits. It has no time limit for the headers of a request. So a few
+hundred incomplete requests would use up `limit_concurrency` and block the server.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from kamon.web.errors import WebError
 from kamon.web.server.guard import RequestGuard, refusal
 
-MIN_SILENCE = 0.5  # seconds without a byte after which a connection may lose its place
-REFUSED_AT_ONCE = 4  # times the limit: beyond that, connections are closed without an answer
+MIN_SILENCE = 0.5  # seconds without a byte after which Kamon may close a connection
+REFUSED_AT_ONCE = 4  # times the limit: Kamon closes more connections without an answer
 NO_ROOM = refusal(WebError(503, "too many connections are open: try again in a second"))
 
 
 class LimitedProtocol(H11Protocol):
     """A connection with the limits of the application, which is a `RequestGuard`.
 
-    A connection that waits too long for its client makes room for a new one.
+    Kamon closes a connection that waits long for its client when it needs room for a new one.
 
     Attributes:
-        silent_since: when it began to wait for a request, the rest of one, or room to write to.
-        timer: closes the connection if the headers of a request do not end in time.
+        silent_since: time at which it started to wait for the client to send or to read.
+        timer: closes the connection if the headers of a request are not complete in time.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,12 +58,12 @@ class LimitedProtocol(H11Protocol):
 
     @property
     def between_requests(self) -> bool:
-        """Whether the headers of the next request are not complete."""
+        """Return True if the headers of the next request are not complete."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def waits(self) -> bool:
-        """Whether it is the client's turn to send or to read."""
+        """Return True if the server waits for the client to send or to read."""
         return self.between_requests or self.cycle.more_body or self.flow.write_paused
 
     def data_received(self, data: bytes) -> None:
@@ -75,7 +75,7 @@ class LimitedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         self.silent_since = self.loop.time()
-        if self.conn.trailing_data[0]:  # the next request began in the same packet
+        if self.conn.trailing_data[0]:  # the next request started in the same packet
             self.expect_request()
         super().on_response_complete()
 
@@ -101,13 +101,13 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer in JSON as for other errors, and 421 unless there is exactly one Host header."""
+        """Answer in JSON like other errors. The status is 421 without exactly one Host header."""
         status = 400
         if "Host:" in str(sys.exception()):
-            status, msg = 421, "a request has one Host header"
+            status, msg = 421, "a request needs exactly one Host header"
         answer, reason = refusal(WebError(status, msg)), HTTPStatus(status).phrase.encode()
         head = h11.Response(status_code=status, headers=answer.raw_headers, reason=reason)
-        with suppress(h11.LocalProtocolError):  # an answer has begun already
+        with suppress(h11.LocalProtocolError):  # an answer has already started
             for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

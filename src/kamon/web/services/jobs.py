@@ -1,4 +1,4 @@
-"""Trainings, each in a process of its own (see `kamon.web.services.worker`), and their models."""
+"""Trainings, each in its own process (see `kamon.web.services.worker`), and their models."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ from kamon.web.services.worker import TYPECODES, Request
 # -P: import nothing from the current directory
 COMMAND = [sys.executable, "-P", "-m", "kamon.web.services.worker"]
 PASTED = "a pasted list"
-MAX_LINE_BYTES = 64 << 20  # of a message, which may contain a model's parameters
-MAX_POINTS = 500  # of the curve of losses
+MAX_LINE_BYTES = 64 << 20  # per message, which may contain the parameters of a model
+MAX_POINTS = 500  # of the loss curve
 MAX_ERROR = 1000  # characters
-END_SECONDS = 1.0  # for a process to end by itself before it is killed
+END_SECONDS = 1.0  # for a process to end before Kamon kills it
 OVER = ("stopped", "done", "failed")
-WAITS = ("queued", "paused")  # states that do not count towards limits.jobs
+WAITS = ("queued", "paused")  # these states do not count towards limits.jobs
 
 
 @dataclass(frozen=True)
 class Started:
-    """What is known of a training before its first step. training: see `Model.training`."""
+    """The facts about a training before its first step. training: see `Model.training`."""
 
     config: Config
     tokenizer: Tokenizer
@@ -68,7 +68,7 @@ class Started:
 class Snapshot:
     """The model after a step. model: its id. params: flat, in the engine's dtype.
 
-    blend: with the weight that is best at this step; None for the GPT only.
+    blend: the blend with the best weight at this step, None for a GPT only.
     """
 
     model: str
@@ -84,9 +84,9 @@ class Best:
     """The model that a training made, from the step with the lowest validation loss. Without a
     validation set, it is the model of the last step.
 
-    validation_loss: in nats per token; of a list without a validation set the mean of `num_folds`
-    models that each left out another part, or None. gpt_loss, ngram_loss: of the parts of a blend.
-    samples: novel and unique.
+    validation_loss: in nats per token. For a short list, it is the mean of `num_folds`
+    cross-validation models. gpt_loss, ngram_loss: losses of the parts of a blend. samples: novel
+    and unique ones.
     """
 
     step: int
@@ -101,14 +101,14 @@ class Best:
 
 @dataclass
 class Job:
-    """A training. One thread adds what its process reports.
+    """A training. A thread updates it with the reports of its process.
 
     Attributes:
-        source: the name of its list.
-        process: None while the training waits for its first turn.
+        source: name of its list.
+        process: None until the training first starts.
         timer: ends a pause that is too long.
-        lock: held to change the training, or to read more than one attribute.
-        every: the number of steps per point.
+        lock: hold it to change the training, or to read more than one attribute.
+        every: number of steps per point.
         points: (step, mean loss of the last `every` steps).
         pause_ended: whether it was stopped because its pause was too long.
     """
@@ -139,7 +139,7 @@ class Job:
         return self.state in OVER
 
     def end(self, state: str, error: str | None = None) -> None:
-        """Set the final state, unless there is one already."""
+        """Set the final state, unless it is already set."""
         if not self.over:
             self.state, self.error = state, error and error[:MAX_ERROR]
 
@@ -147,7 +147,7 @@ class Job:
         self.outbox.put(line.encode() + b"\n")
 
     def add_losses(self, losses: list[float], *, last: bool = False) -> None:
-        """Add the losses of the next steps. last: no others follow."""
+        """Add the losses of the next steps. last: whether they are the last ones."""
         self.losses.extend(losses)
         while True:
             begin = len(self.points) * self.every
@@ -160,25 +160,25 @@ class Job:
 class Jobs:
     """All trainings. At most limits.jobs run, and the others wait in `queue`.
 
-    A paused training does not count as running. The last limits.jobs_kept that are over are kept.
+    A paused training does not count as running. The last limits.jobs_kept finished ones stay.
     A thread that holds `lock` may take the lock of a job, but never the other way round.
     """
 
     def __init__(self, registry: ModelRegistry, limits: Limits) -> None:
         self.registry = registry
         self.limits = limits
-        self.streams = 0  # of events, that are open
+        self.streams = 0  # number of open event streams
         self.jobs: dict[str, Job] = {}
         self.queue: list[Job] = []
         self.lock = threading.RLock()
-        self.ending = False  # whether the server is about to end
+        self.ending = False  # whether the server is shutting down
         self.open_moments: deque[Entry] = deque()
 
     def start(self, request: Request) -> Job:
         """Start a training, or queue it.
 
         Raises:
-            WebError: 429 if too many trainings wait already, 503 if the server is about to end.
+            WebError: 429 if too many trainings are waiting, 503 if the server is shutting down.
         """
         with self.lock:
             if self.ending:
@@ -195,7 +195,7 @@ class Jobs:
         return job
 
     def start_queued(self) -> None:
-        """Start or resume the first of the queue, as long as fewer than limits.jobs run."""
+        """Start or resume trainings from the queue until limits.jobs are running."""
         with self.lock:
             while self.queue and not self.ending:
                 busy = sum(not job.over and job.state not in WAITS for job in self.jobs.values())
@@ -215,11 +215,11 @@ class Jobs:
                 COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C goes only to the server, which ends its workers
+                start_new_session=True,  # Ctrl-C reaches only the server, which ends its workers
             )
         except OSError as error:
             with job.lock:
-                job.end("failed", f"no process can be started: {error.strerror}")
+                job.end("failed", f"cannot start a process: {error.strerror}")
             return
         for target in (write_commands, self.follow_process):
             args = [job, job.process]
@@ -228,25 +228,25 @@ class Jobs:
             thread.start()
 
     def ahead(self, job: Job) -> int | None:
-        """Return how many trainings start before a queued one; None if it is not queued."""
+        """Return how many trainings start before a queued one, or None if it is not queued."""
         try:
             return self.queue.index(job)
         except ValueError:
             return None
 
     def get(self, id: str) -> Job:
-        """The training with this id, else WebError 404."""
+        """Return the training with this id, or raise WebError 404."""
         job = self.jobs.get(id)
         if job is None:
             raise not_found(f"training {id!r}")
         return job
 
     def all(self) -> list[Job]:
-        """All trainings, the oldest first."""
+        """Return all trainings, the oldest first."""
         return list(self.jobs.values())
 
     def pause(self, id: str) -> Job:
-        """Pause a training, so that others can run. After limits.pause_seconds it is stopped."""
+        """Pause a training, so that others can run. It stops after limits.pause_seconds."""
         with self.under_way(id, "pause") as job:
             if job.state == "paused":
                 return job
@@ -262,7 +262,7 @@ class Jobs:
         return job
 
     def resume(self, id: str) -> Job:
-        """Resume a training, as soon as fewer than limits.jobs run."""
+        """Resume a training as soon as fewer than limits.jobs are running."""
         with self.under_way(id, "resume") as job:
             if job.state == "paused":
                 self.leave(job)
@@ -272,7 +272,7 @@ class Jobs:
         return job
 
     def stop(self, id: str) -> Job:
-        """End a training as soon as possible. What it has learned becomes a model."""
+        """End a training as soon as possible, and keep its model."""
         with self.under_way(id, "stop") as job:
             if not job.over:
                 self.leave(job)
@@ -291,7 +291,7 @@ class Jobs:
 
     @contextmanager
     def under_way(self, id: str, word: str) -> Iterator[Job]:
-        """Lock a training. WebError 409 if it is over, unless `word` is "stop"."""
+        """Lock a training. Raises WebError 409 if it has ended, unless `word` is "stop"."""
         with self.lock:
             job = self.get(id)
             with job.lock:
@@ -300,7 +300,7 @@ class Jobs:
                 yield job
 
     def leave(self, job: Job) -> None:
-        """Take a training out of the queue, or end its pause."""
+        """Remove a training from the queue, or end its pause."""
         if job in self.queue:
             self.queue.remove(job)
         if job.timer:
@@ -308,12 +308,12 @@ class Jobs:
             job.timer = None
 
     def forget(self, id: str) -> None:
-        """End a training at once, and forget it and its models."""
+        """Kill a training, and forget it and its models."""
         with self.lock:
             job = self.get(id)
             del self.jobs[id]
             self.leave(job)
-        with job.lock:  # later messages are ignored
+        with job.lock:  # ignores later messages
             job.end("stopped")
             ids = [job.id, *(moment.model for moment in job.moments)]
         if job.process:
@@ -321,22 +321,22 @@ class Jobs:
         job.outbox.put(None)
         self.start_queued()
         for model in ids:
-            with suppress(WebError):  # it is forgotten already
+            with suppress(WebError):  # it is already forgotten
                 self.registry.forget(model)
 
     def forget_oldest(self) -> None:
         over = [job.id for job in self.all() if job.over]
         for id in over[: max(0, len(over) - self.limits.jobs_kept)]:
-            with suppress(WebError):  # another thread has forgotten it
+            with suppress(WebError):  # another thread has already forgotten it
                 self.forget(id)
 
     def end_streams(self) -> None:
-        """End all streams of events; new trainings are refused."""
+        """End all event streams, and refuse new trainings."""
         with self.lock:
             self.ending = True
 
     def close(self) -> None:
-        """End all processes, and wait until they have ended."""
+        """End all processes and wait for them."""
         self.end_streams()
         for job in self.all():
             with job.lock:
@@ -354,7 +354,7 @@ class Jobs:
     # ---- messages of the processes
 
     def follow_process(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        """Read the messages of a process until it ends. This is the target of a thread."""
+        """Read the messages of a process until it ends. A thread runs this."""
         problem = "the server had an internal error"
         assert process.stdout
         try:
@@ -366,8 +366,8 @@ class Jobs:
                             self.handle_message(job, message)
             problem = ""
         except (KamonError, ValueError, LookupError, TypeError, RecursionError):
-            problem = "its process said what nobody understands"
-        finally:  # otherwise the training would never be over
+            problem = "its process sent an invalid message"
+        finally:  # otherwise the training would never end
             job.outbox.put(None)
             code = exit_code(process, END_SECONDS)
             with job.lock:
@@ -377,7 +377,7 @@ class Jobs:
             self.start_queued()
 
     def handle_message(self, job: Job, message: dict[str, Any]) -> None:
-        """Update the training. Raises many kinds of errors if the message is not valid."""
+        """Update the training. An invalid message can raise many kinds of errors."""
         if job.started is None and message["type"] not in ("preparing", "start", "failed"):
             raise ValueError("it has not started")
         match message["type"]:
@@ -400,7 +400,7 @@ class Jobs:
                 job.ngram = message["loss"], message["order"]
             case "moment":
                 if message["step"] > len(job.losses):  # its model would lack losses
-                    raise ValueError("a moment behind steps that nobody was told of")
+                    raise ValueError("a moment after steps that were not reported")
                 params = params_in(job, message)
                 step, samples = message["step"], message["samples"]
                 blend = Blend(**message["blend"]) if message["blend"] else None
@@ -430,10 +430,10 @@ class Jobs:
             )
         why = None
         if message["too_long"]:
-            why = f"stopped after {job.seconds:.0f} seconds, the longest that a training may take"
+            why = f"stopped after {job.seconds:.0f} seconds, the limit for a training"
         elif job.pause_ended:
             pause = self.limits.pause_seconds
-            why = f"stopped after a pause of {pause:g} seconds, the longest here"
+            why = f"stopped after a pause of {pause:g} seconds, the limit"
         job.end("done" if message["finished"] else "stopped", why)
 
     def add_moment(self, job: Job, moment: Snapshot) -> None:
@@ -442,17 +442,17 @@ class Jobs:
         self.add_model(Entry(moment.model, "trained", open, parent=job.id, step=moment.step))
 
     def add_model(self, entry: Entry) -> None:
-        """Add a model to the registry. It is closed again if too many are open."""
+        """Add a model to the registry. Close it again if too many are open."""
         open = entry.open
         entry.open = lambda: self.close_oldest(entry, open())
         self.registry.add(entry)
 
     def close_oldest(self, entry: Entry, model: Model) -> Model:
-        """Return the model of an entry. If too many are open, close those opened longest ago."""
+        """Return the model of an entry. If too many are open, close the oldest ones."""
         with self.lock:
             self.open_moments.append(entry)
             for other in list(self.open_moments)[: -self.limits.snapshots_open]:
-                if other.lock.acquire(blocking=False):  # not while it is in use
+                if other.lock.acquire(blocking=False):  # skip one that is in use
                     other.opened = None
                     other.lock.release()
                     self.open_moments.remove(other)
@@ -460,7 +460,7 @@ class Jobs:
 
 
 def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int:
-    """Return the exit code of a process, which is killed if it does not end by itself in time."""
+    """Return the exit code of a process. Kill it if it does not end in time."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -469,7 +469,7 @@ def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int:
 
 
 def params_in(job: Job, message: dict[str, Any]) -> bytes:
-    """The parameters in a message. ValueError if the model has another number of them."""
+    """Return the parameters in a message. ValueError if their number is wrong."""
     assert job.started
     params = base64.b64decode(message["params"])
     itemsize = array(TYPECODES[job.started.training.dtype]).itemsize
@@ -479,16 +479,16 @@ def params_in(job: Job, message: dict[str, Any]) -> bytes:
 
 
 def write_commands(job: Job, process: subprocess.Popen[bytes]) -> None:
-    """Send the lines of the outbox, until None comes. This is the target of a thread."""
+    """Send the lines of the outbox until None comes. A thread runs this."""
     assert process.stdin
-    with suppress(OSError), process.stdin:  # it may have ended
+    with suppress(OSError), process.stdin:  # the process may have ended
         while line := job.outbox.get():
             process.stdin.write(line)
             process.stdin.flush()
 
 
 def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None) -> Model:
-    """The model of a snapshot, as `kamon.train` would return it. training: `Model.training`, if the
+    """Return the model of a snapshot, as `kamon.train` would. training: the `Model.training` if the
     snapshot is the result of the training."""
     started, step = job.started, moment.step
     assert started
@@ -517,7 +517,7 @@ def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None)
 
 
 def validation_record(model: Model, step: int) -> ValidationRecord:
-    """Return the validation loss of a snapshot, of a blend also those of its parts."""
+    """Return the validation loss of a snapshot. For a blend, include those of its parts."""
     if model.training.given:
         return conditional_record(model, step)
     learned, docs = divide(model.docs, True, model.config.mode, model.training.corpus.split)

@@ -1,4 +1,4 @@
-"""Everything that a running server shares between requests."""
+"""The state that a running server shares between requests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Sessions in which a model learns from ratings, as in `kamon.finetuning.rating`.
+"""Rating sessions. The model of a session learns from ratings, as in `kamon.finetuning.rating`.
 
-The state of a session is a `Rated`, which never changes: a request makes a new one, and replaces
-the old one only when it is complete. So a request that fails, or whose client goes away, has no
-effect.
+The state of a session is a `Rated`, which is immutable. A request makes a new one, and replaces
+the old one only when the new one is complete. So a request has no effect if it fails or its client
+disconnects.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from kamon.web.limits import Limits
 from kamon.web.services.registry import Entry, ModelRegistry
 from kamon.web.services.workers import Stop
 
-NUM_MEASURED = 100  # samples of the base and of the tuned model, to measure
-NUM_MEASURED_SLOW = 10  # by the scalar engine
-NUM_COMPARED = 10  # of these samples that are shown
-NUM_PROPOSED = 10  # proposals in addition to those to be rated: some may be skipped
+NUM_MEASURED = 100  # samples of the base and of the fine-tuned model to measure
+NUM_MEASURED_SLOW = 10  # for the scalar engine
+NUM_COMPARED = 10  # of these samples to show
+NUM_PROPOSED = 10  # extra proposals, because the user may skip some
 SEEDS = 2**63
-GONE_KEPT = 1000  # ids of ended sessions
+GONE_KEPT = 1000  # ids of ended sessions to remember
 
-Shown = str | tuple[str, str]  # a text to rate, or two to choose from
+Shown = str | tuple[str, str]  # a text to rate, or two texts to choose from
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A sample of the base and one of the tuned model, with the same random numbers, and whether
-    each is in the list that the base learned."""
+    """A sample of the base and one of the fine-tuned model with the same random numbers, and
+    whether each is in the list that the base learned."""
 
     base: str
     tuned: str
@@ -58,13 +58,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Measured:
-    """How far the tuned model has moved, measured on samples at temperature 1.
+    """How much fine-tuning has changed the model, measured on samples at temperature 1.
 
-    kl: KL(tuned ‖ base) in nats per document, kl_error its standard error. liked, disliked: see
-    `rating.likelihood_gain`. reward: DPO's implicit reward, β·(log p − log p of the base), which is
-    known up to a constant: its mean over samples of the tuned model, minus that over samples of the
-    base. novelty, base_novelty: the share of samples that are not in the list. seconds: that the
-    alignment took.
+    kl: KL(tuned ‖ base) in nats per document, kl_error: its standard error. liked, disliked: see
+    `rating.likelihood_gain`. reward: DPO's implicit reward, β·(log p − log p of the base). It is
+    the mean over samples of the fine-tuned model minus the mean over samples of the base, because
+    the reward is only known up to a constant. novelty, base_novelty: share of novel samples.
+    seconds: duration of the alignment.
     """
 
     kl: float
@@ -81,8 +81,8 @@ class Measured:
 class Rated:
     """The state of a session.
 
-    model: the id of the model that is aligned with the first num_aligned answers; of the base, if
-    it was not aligned yet. proposals: what to rate until the next alignment; empty if the model has
+    model: id of the model that is aligned with the first num_aligned answers, or of the base before
+    the first alignment. proposals: texts to rate until the next alignment, empty if the model finds
     no new texts.
     """
 
@@ -104,12 +104,12 @@ class RatedSession:
     """A session.
 
     Attributes:
-        base: with an engine of its own.
-        rated: the present state.
-        used: the time of the last use, by a counter.
-        entry: the tuned model in the registry.
-        samples: of the base, to compare with; empty until the first alignment.
-        turn: how often other proposals were requested.
+        base: the base, with its own engine.
+        rated: the current state.
+        used: value of a counter at the last use.
+        entry: the fine-tuned model in the registry.
+        samples: samples of the base to compare with, empty until the first alignment.
+        turn: how often the user asked for other proposals.
     """
 
     base: rating.Base
@@ -123,7 +123,7 @@ class RatedSession:
 
 
 class Ratings:
-    """All sessions. If there are too many, the least recently used one ends; `gone` has its id."""
+    """All sessions. If there are too many, the least recently used one ends. `gone` has its id."""
 
     def __init__(self, registry: ModelRegistry, limits: Limits) -> None:
         self.registry = registry
@@ -134,8 +134,8 @@ class Ratings:
         self.clock = count()
 
     def start(self, model: str, *, pairs: bool, every: int, seed: int | None, stop: Stop) -> Rated:
-        """Start a session; with the answers of before, if the model was rated. ConfigError for a
-        model of text."""
+        """Start a session. If the model was rated before, it has those answers. ConfigError for a
+        text model."""
         base = open_base(self.registry.get(model))
         stop.check()
         seed = base.model.config.seed if seed is None else seed
@@ -150,7 +150,7 @@ class Ratings:
         return session.rated
 
     def _make_room(self) -> None:
-        """End the least recently used session that does not compute at the moment."""
+        """End the least recently used session that is not computing."""
         with self.lock:
             oldest_first = sorted(self.sessions.values(), key=lambda session: session.used)
         for session in oldest_first:
@@ -162,15 +162,15 @@ class Ratings:
                 self._end(session)
 
     def get(self, id: str) -> Rated:
-        """The state of a session. WebError 404 for an unknown id, 410 for an ended session."""
+        """Return the state of a session. WebError 404 for an unknown id, 410 for an ended one."""
         return self.session(id).rated
 
     def answer(self, id: str, answers: Sequence[Feedback], stop: Stop) -> Rated:
-        """Add answers. After every `every` answers, or when no proposals are left, the model is
-        aligned and makes new ones. An empty list does both at once.
+        """Add answers. After every `every` answers, or when no proposals are left, align the model
+        and make new proposals. An empty list does both immediately.
 
-        Of two ratings of the same text the later one counts. Pairs all count, even if they
-        contradict each other. TokenizerError for a character that the model does not know.
+        The last rating of a text counts. All pairs count, even if they contradict each other.
+        TokenizerError if the model does not know a character.
         """
         with self.using(id) as session:
             check(session.base.model, answers)
@@ -186,26 +186,26 @@ class Ratings:
             return session.rated
 
     def undo(self, id: str, stop: Stop) -> Rated:
-        """Undo the last answer, also in the model. Its text is the next proposal again."""
+        """Undo the last answer, also in the model, and propose its text again."""
         with self.using(id) as session:
             if not session.rated.answers:
-                raise WebError(409, "there is no answer to undo")
+                raise WebError(409, "nothing to undo")
             *answers, last = session.rated.answers
             self._update(session, answers, stop, again=last)
             return session.rated
 
     def save(self, id: str, name: str, stop: Stop) -> Entry:
-        """Save the base, aligned with all answers, under a name. `kamon rate` can resume it."""
+        """Save the model, aligned with all answers, under a name. `kamon rate` can resume it."""
         with self.using(id) as session:
             answers, base = session.rated.answers, session.base
             if not pairs_of(answers):
-                why = "there is nothing to save yet: like one, and dislike another, first"
+                why = "nothing to save yet: first like one text and dislike another"
                 raise WebError(409, why)
             align = partial(rating.align, base, answers, should_stop=stop.check)
             return self.registry.write(name, "tuned", lambda path: align(output=path))
 
     def forget(self, id: str) -> None:
-        """End a session and forget its model. Saved models stay."""
+        """End a session and forget its model, except saved copies."""
         self._end(self.session(id))
 
     def _end(self, session: RatedSession) -> None:
@@ -217,9 +217,9 @@ class Ratings:
 
     @contextmanager
     def using(self, id: str) -> Iterator[RatedSession]:
-        """Hold a session, also while others have their turn. WebError 404 if it was forgotten.
+        """Hold a session, also during turns of other requests. WebError 404 if it was forgotten.
 
-        Work that needs the session has it as its key, so that nothing else waits for it.
+        Work that needs the session has it as its key, so that no other work waits for it.
         """
         session = self.session(id)
         with session.lock:
@@ -228,7 +228,7 @@ class Ratings:
             yield session
 
     def session(self, id: str) -> RatedSession:
-        """Return the session with this id, and mark it as used. Errors as for `get`."""
+        """Return the session with this id, and mark it as used. Raises the errors of `get`."""
         with self.lock:
             session = self.sessions.get(id)
             if session is None and id in self.gone:
@@ -251,10 +251,10 @@ class Ratings:
         now: bool = False,
         again: Feedback | None = None,
     ) -> None:
-        """Replace the state by one with these answers. The caller holds the session.
+        """Replace the state with one that has these answers. The caller holds the session.
 
-        now: whether to align and to make new proposals at once. again: an answer whose text is the
-        first proposal, unless another answer is about it.
+        now: whether to align and make new proposals immediately. again: an answer whose text is the
+        first proposal, unless it has another answer.
         """
         before = session.rated
         rated = texts_of(answers)
@@ -289,7 +289,7 @@ class Ratings:
     def _proposals(
         self, session: RatedSession, tuned: Model | None, answers: list[Feedback], *, by_base: bool
     ) -> list[Shown]:
-        """New proposals: by `tuned`, else the session's model or, with by_base, the base."""
+        """Return new proposals by `tuned`, the session's model or, with by_base, the base."""
         rated = session.rated
         n = rated.every + NUM_PROPOSED
         seed = (rated.seed + len(answers) + session.turn) % SEEDS
@@ -335,7 +335,7 @@ class Ratings:
         return {"measured": measured, "compared": compared[:NUM_COMPARED]}
 
     def _register(self, session: RatedSession, tuned: Model) -> str:
-        """Add the tuned model to the registry, or replace the session's earlier model there."""
+        """Add the fine-tuned model to the registry, or replace the session's earlier one."""
         with self.lock:
             before = session.entry
             if before is None or self.registry.entries.get(before.id) is not before:
@@ -354,7 +354,7 @@ class Ratings:
 
 
 def open_base(entry: Entry) -> rating.Base:
-    """The base of a session, with an engine that nothing else uses."""
+    """Return the base of a session, with its own engine."""
     with entry.use() as model:
         if entry.path and model.training.kind == rating.KIND:
             return rating.opened(entry.path)
@@ -364,7 +364,7 @@ def open_base(entry: Entry) -> rating.Base:
 
 
 def check(model: Model, answers: Sequence[Feedback]) -> None:
-    """Refuse answers about texts that the model cannot read completely."""
+    """Raise an error for answers about texts that the model cannot read completely."""
     max_tokens = model.config.block_size
     for number, answer in enumerate(answers, 1):
         for text in sorted(texts_of([answer])):
@@ -387,8 +387,8 @@ def texts(shown: Shown) -> Sequence[str]:
 
 
 def shown_again(answer: Feedback, pairs: bool) -> Shown | None:
-    """What an answer was about, in an order that does not reveal it; None if the session does not
-    show texts of that kind."""
+    """Return the text or pair of an answer, in an order that does not reveal the answer. None if
+    the session does not show that kind."""
     if isinstance(answer, Rating):
         return None if pairs else answer.text
     first, second = sorted((answer.chosen, answer.rejected))

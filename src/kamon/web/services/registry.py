@@ -1,4 +1,4 @@
-"""The models that requests can name, by ids. No request contains a path."""
+"""The models that requests can name, by id. Requests contain no paths."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ T = TypeVar("T")
 Kind = Literal["opened", "trained", "tuned"]
 SHOWN_SETTINGS = ("n_layer", "n_embd", "n_head", "block_size", "vocab_size", "seed")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-MAX_PRODUCTS = 5_000_000_000  # for one entry, the smallest piece of work that can be stopped
-MAX_NAME = 200  # characters of a source
-RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # file names that Windows forbids
+MAX_PRODUCTS = 5_000_000_000  # for one entry, because Kamon can only stop between entries
+MAX_NAME = 200  # characters of the name of a list
+RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")  # file names that Windows does not allow
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Entry:
     """A model that one thread at a time uses.
 
     Attributes:
-        kind: "opened" from a directory, or "trained" or "tuned" here.
+        kind: "opened" from a directory, "trained" or "tuned" by this server.
         path: its directory, if it is saved.
-        parent: the id of the training that had this model after `step`.
+        parent: id of the training that had this model after `step`.
         opened: the model while it is in memory.
         computed: results that `remember` keeps.
-        facts: `facts_of` the model, once they are known.
+        facts: `facts_of` the model, if known.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Entry:
 
     @contextmanager
     def use(self, stop: Stop | None = None) -> Iterator[Model]:
-        """Lock the model. stop: of work that lets other requests have their turn meanwhile."""
+        """Lock the model. stop: of work that gives other requests a turn meanwhile."""
         with stop.holding(self.lock) if stop else self.lock:
             if self.opened is None:
                 self.opened = self.open()
@@ -74,7 +74,7 @@ class Entry:
             yield self.opened
 
     def about(self) -> dict[str, Any]:
-        """Return `facts_of` the model. If they are known, this does not wait for the lock."""
+        """Return `facts_of` the model. This does not wait for the lock if they are known."""
         if self.facts is None:
             with self.use():
                 pass
@@ -82,7 +82,7 @@ class Entry:
         return self.facts
 
     def remember(self, name: str, find: Callable[[], T]) -> T:
-        """Return what `find` returned the first time. The caller holds the model."""
+        """Return the result of `find`, computed only once. The caller holds the model."""
         if name not in self.computed:
             self.computed[name] = find()
         result: T = self.computed[name]
@@ -90,7 +90,7 @@ class Entry:
 
 
 class ModelRegistry:
-    """All models. folder: where they are saved, each under its id."""
+    """All models. folder: each model is saved there under its id."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder = folder
@@ -99,34 +99,34 @@ class ModelRegistry:
         self.lock = threading.Lock()
 
     def get(self, id: str) -> Entry:
-        """The entry with this id, else WebError 404."""
+        """Return the entry with this id, or raise WebError 404."""
         entry = self.entries.get(id)
         if entry is None:
             raise not_found(f"model {id!r}")
         return entry
 
     def steps(self, id: str) -> list[int]:
-        """The steps of a training whose models are here."""
+        """Return the steps of a training that have models here."""
         entries = list(self.entries.values())
         return sorted(entry.step or 0 for entry in entries if entry.parent == id)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry, or replace the one with its id."""
+        """Add an entry, or replace the entry with the same id."""
         with self.lock:
             self.entries[entry.id] = entry
 
     def check_room(self, path: Path) -> None:
-        """StoreError if too many models are saved. Other models do not count, so that no
-        training or session fails at its end for lack of room."""
+        """Raise StoreError if too many models are saved. Other models do not count, so that a
+        training or session does not fail at its end."""
         with self.lock:
             size = sum(entry.path is not None for entry in self.entries.values())
         if size >= self.limits.models:
             raise StoreError(f"no room for {path}: the limit is {size} saved models")
 
     def add_directory(self, path: Path, id: str | None = None) -> str:
-        """Open a model directory as the last entry, under its name or a similar id.
+        """Add a model directory under its name or a similar id, and return the id.
 
-        Returns the id. StoreError if there is no model.
+        StoreError if the directory has no model.
         """
         for entry in self.entries.values():
             if entry.path and entry.path.resolve() == path.resolve():
@@ -139,7 +139,7 @@ class ModelRegistry:
         return id
 
     def add_saved(self) -> list[str]:
-        """Open all models of the folder. Returns the errors of those that cannot be opened."""
+        """Add all models of the folder. Return the errors of those that cannot be opened."""
         problems = []
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
@@ -157,14 +157,14 @@ class ModelRegistry:
         return next(id for id in ids if id not in self.entries)
 
     def forget(self, id: str) -> None:
-        """Forget a model, and those of its steps. Its directory stays."""
+        """Forget a model and those of its steps, but keep its directory."""
         with self.lock:
             self.get(id)
             for entry in [e for e in self.entries.values() if id in (e.id, e.parent)]:
                 del self.entries[entry.id]
 
     def save(self, id: str, name: str, stop: Stop | None = None) -> Entry:
-        """Save a model in the folder, as a new entry. WebError 409 if the name is taken."""
+        """Save a model in the folder as a new entry. WebError 409 if the name is in use."""
         entry = self.get(id)
         with entry.use(stop) as model:
             if not model.metrics:
@@ -172,7 +172,7 @@ class ModelRegistry:
             return self.write(name, entry.kind, model.save)
 
     def write(self, name: str, kind: Kind, write: Callable[[Path], object]) -> Entry:
-        """Add the model that `write` writes to a path in the folder. Errors as for `save`."""
+        """Add the model that `write` writes to a path in the folder. Errors as in `save`."""
         if not NAME.fullmatch(name):
             raise WebError(
                 422,
@@ -185,18 +185,18 @@ class ModelRegistry:
         if path.exists() or name in self.entries:
             raise WebError(409, f"a model named {name} already exists", "choose another name")
         self.check_room(path)  # before anything is written
-        write(path)  # makes the folder, too
+        write(path)  # also creates the folder
         entry = Entry(name, kind, lambda: load(path), path=path)
         self.add(entry)
         return entry
 
 
 def facts_of(model: Model) -> dict[str, Any]:
-    """Return what the page shows of a model. ConfigError if the model is too large to sample."""
+    """Return the facts that the page shows. ConfigError if the model is too large to sample."""
     config = model.config
     size = config.block_size
     products = size * (model.num_params + config.n_layer * config.n_embd * size)
-    if products > MAX_PRODUCTS and not model.writes_text:  # texts are not sampled here
+    if products > MAX_PRODUCTS and not model.writes_text:  # the server does not sample texts
         raise ConfigError(
             f"the model is too large for the playground: an entry of block_size {size:,} takes "
             f"{products:,} multiplications, and the limit is {MAX_PRODUCTS:,}",
@@ -218,9 +218,9 @@ def facts_of(model: Model) -> dict[str, Any]:
 
 
 def losses_of(training: TrainingRecord) -> dict[str, Any]:
-    """Return the validation losses, of a blend also those of its parts, and the blend.
+    """Return the validation losses (for a blend, also those of its parts) and the blend.
 
-    num_folds: of the cross-validation that measured them, of a list without a validation set.
+    num_folds: for a list without a validation set, the number of cross-validation folds.
     """
     blend, folds = training.blend, training.cross_validation
     measured = training.held_out or folds
@@ -237,8 +237,8 @@ def losses_of(training: TrainingRecord) -> dict[str, Any]:
 
 
 def file_name(source: str) -> str:
-    """Return the file name of a list's source. Folders of other people stay private, and control
-    characters, which could reverse the text next to it, are left out.
+    """Return the file name of a list's source. It leaves out folders, which may be private, and
+    control characters, which could reverse the text next to it.
 
     >>> file_name("/home/me/private/brands.txt"), file_name("names")
     ('brands.txt', 'names')

@@ -1,18 +1,18 @@
-"""A training in a process of its own: `python -m kamon.web.services.worker`.
+"""A training in its own process: `python -m kamon.web.services.worker`.
 
 The first line of standard input is a JSON object with the fields of `Request`. Each line after it
 is a command: pause, resume or stop. When standard input ends, this process ends at once.
 Each line of standard output is a JSON object with a "type":
 
-    start     what is known before the first step: config, tokenizer, training, documents, …
-    progress  step, seconds; losses and validation_losses ([step, loss]) since the last one
-    preparing seconds: since the beginning, until the first step
+    start     the facts before the first step: config, tokenizer, training, documents, …
+    progress  step, seconds, and new losses and validation_losses ([step, loss])
+    preparing seconds: time since the start, sent until the first step
     moment    step, params, samples, blend (weight and order, or null): the model of that step
     ngram     loss, order: of the best n-gram on the validation set
-    end       finished, too_long, params (null if no step was made), training, samples
-    failed    error: one one_line
+    end       finished, too_long, params (null if there was no step), training, samples
+    failed    error: in one line
 
-Documents are packed by `pack_documents`, params have the engine's dtype; both are in base64.
+Documents have the format of `pack_documents`, params the engine's dtype. Both are in base64.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ MAX_REQUEST_BYTES = 8 << 20
 MAX_COMMAND_BYTES = 100
 REPORT_SECONDS = 0.1  # between two progress messages
 NUM_SAMPLES = 5
-NUM_TRIED = 50  # samples of a snapshot, to find so many novel ones
-MAX_TRIED = 1000  # of the model at the end
-KEEPING_SECONDS, KEEPING_SHARE = 0.05, 0.1  # of a training's time, for snapshots
+NUM_TRIED = 50  # samples of a snapshot to try, to find enough novel ones
+MAX_TRIED = 1000  # samples of the final model to try
+KEEPING_SECONDS, KEEPING_SHARE = 0.05, 0.1  # snapshots take at most this much of a training's time
 TYPECODES = {"float32": "f", "float64": "d"}
-NICE = 5  # the server has priority
-OVERTIME = 2  # times the largest budget: then a training is stopped
+NICE = 5  # gives the server priority
+OVERTIME = 2  # times the largest budget, after which a training stops
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Request:
     """A training.
 
     Attributes:
-        budget: seconds; None if the settings have num_steps.
-        limits: of the server.
-        settings: of a `Config`.
+        budget: in seconds, None if the settings have num_steps.
+        limits: limits of the server.
+        settings: settings of a `Config`.
         init_from, blend, given, weight: see `kamon.train`.
-        text: the list; None for the list of the package with the name `source`.
+        text: the list, None for the list named `source` that Kamon includes.
         format, column, header: see `corpus.from_text`.
     """
 
@@ -91,7 +91,7 @@ class Request:
 
 
 class Control:
-    """The state that commands set."""
+    """The state set by commands."""
 
     def __init__(self) -> None:
         self.going = threading.Event()
@@ -100,7 +100,7 @@ class Control:
         self.paused_seconds = 0.0
 
     def listen(self, commands: BinaryIO) -> None:
-        """Obey commands until there are no more, then end this process."""
+        """Follow commands until the input ends, then end this process."""
         while command := commands.readline(MAX_COMMAND_BYTES):
             word = command.strip()
             if word == b"pause" and not self.stopped:
@@ -113,7 +113,7 @@ class Control:
         os._exit(0)
 
     def wait(self) -> None:
-        """Wait as long as the training is paused."""
+        """Wait while the training is paused."""
         start = time.perf_counter()
         if not self.going.is_set():
             self.going.wait()
@@ -133,12 +133,12 @@ class Report:
             try:
                 self.out.write(line)
                 self.out.flush()
-            except OSError:  # the server is gone
+            except OSError:  # the server has ended
                 os._exit(0)
 
 
 def wanted_steps(num_steps: int, moments: int) -> Iterator[int]:
-    """The steps after which to keep the model: denser at the beginning, when it changes most.
+    """Yield the steps after which to keep the model. The first steps are denser.
 
     >>> list(wanted_steps(1000, 8))
     [0, 3, 23, 79, 187, 364, 630, 1000]
@@ -161,14 +161,14 @@ class Training:
     report: Report
     start: float = field(default_factory=time.perf_counter)
     last_report: float = 0.0
-    num_losses: int = 0  # that are reported
+    num_losses: int = 0  # number of reported losses
     num_validation_losses: int = 0
     wanted: list[int] = field(default_factory=list)
     keeping: float = 0.0  # seconds that snapshots took
     too_long: bool = False
-    model: Model | None = None  # with the engine that learns
+    model: Model | None = None  # the model in training
     setup: TrainingSetup | None = None
-    ngram: Ngram | NativeNgram | None = None  # of the whole list, to blend with
+    ngram: Ngram | NativeNgram | None = None  # n-gram of the whole list, for the blend
     order: int | None = None  # of the n-grams to blend with
     counting: threading.Thread | None = None
 
@@ -204,7 +204,7 @@ class Training:
         return time.perf_counter() - self.start - self.control.paused_seconds
 
     def should_stop(self) -> bool:
-        if not self.model:  # that may take seconds, before a training starts
+        if not self.model:  # preparing may take seconds
             if time.perf_counter() - self.last_report >= REPORT_SECONDS:
                 self.last_report = time.perf_counter()
                 self.report("preparing", seconds=round(self.seconds(), 3))
@@ -260,7 +260,7 @@ class Training:
         self.send_snapshot(0)
 
     def count(self, model: Model) -> None:
-        measured = {"loss": math.inf, "best_step": 0}  # later
+        measured = {"loss": math.inf, "best_step": 0}  # set later
         divided = replace(model, training=model.training | {"held_out": measured})
         loss, order = ngram_loss(divided)
         self.report("ngram", loss=loss, order=order)
@@ -268,7 +268,7 @@ class Training:
     def on_progress(self, progress: Progress) -> None:
         step = len(progress.losses)
         due = bool(self.wanted) and step >= self.wanted[0]
-        if step < progress.num_steps:  # a large model must keep to its budget
+        if step < progress.num_steps:  # keep a large model within its budget
             due = due and self.keeping <= KEEPING_SECONDS + KEEPING_SHARE * self.seconds()
         paused = not self.control.going.is_set()
         if due or paused or time.perf_counter() - self.last_report >= REPORT_SECONDS:
@@ -278,7 +278,7 @@ class Training:
         self.control.wait()
 
     def send_progress(self, losses: array[float], held_out: Iterable[tuple[int, float]]) -> None:
-        """Report what has not been reported."""
+        """Report new losses."""
         records = [pair for pair in held_out if math.isfinite(pair[1])]
         self.report(
             "progress",
@@ -315,8 +315,8 @@ class Training:
         self.keeping += time.thread_time() - start
 
     def weight(self) -> float | None:
-        """Return how much the GPT counts at this step: what is best for the validation set, or
-        for a short list what cross-validation has found; None if there is no blend."""
+        """Return the weight of the GPT at this step, or None without a blend. It is the best one on
+        the validation set or, for a short list, in cross-validation."""
         run = self.setup
         assert run
         if run.cross_validation:
@@ -327,7 +327,7 @@ class Training:
         return run.blended.losses(run.engine, docs).weight
 
     def samples(self, model: LanguageModel) -> list[str]:
-        """Return the first novel, unique samples among NUM_TRIED; fewer if most are copies."""
+        """Return the first novel, unique samples among NUM_TRIED, or fewer if most are copies."""
         assert self.model
         config, tokenizer = self.model.config, self.model.tokenizer
         request = SampleRequest(NUM_TRIED, config.temperature, config.seed, tokenizer.bos)
@@ -362,15 +362,15 @@ def text_of(content: bytes) -> str:
 
 def main() -> int:
     report = Report(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)  # anything else that is printed goes to standard error
+    os.dup2(2, 1)  # other output goes to standard error
     commands = sys.stdin.buffer
-    with suppress(AttributeError, OSError):  # Windows has no priorities of this kind
+    with suppress(AttributeError, OSError):  # Windows has no such priorities
         os.nice(NICE)
     try:
         content = json.loads(commands.readline(MAX_REQUEST_BYTES))
         request = Request(**content | {"limits": Limits(**content["limits"])})
     except (ValueError, TypeError, LookupError, RecursionError):
-        report("failed", error="what came first on standard input is no training")
+        report("failed", error="the first line of standard input is not a training")
         return 2
     control = Control()
     threading.Thread(target=control.listen, args=[commands], daemon=True).start()
@@ -402,7 +402,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A normal exit would wait for the thread that waits for input.
+    # A normal exit would wait for the thread that reads input.
     try:
         code = main()
     except BaseException:

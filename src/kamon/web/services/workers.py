@@ -1,4 +1,4 @@
-"""Threads that compute for requests: in fair turns, and only while the client is there."""
+"""Threads that compute for requests, in fair turns, as long as the client is connected."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kamon.web.errors import WebError
 from kamon.web.limits import Limits
 
 T = TypeVar("T")
-LOOK_SECONDS = 0.05  # between two checks whether the client is still there
+LOOK_SECONDS = 0.05  # between two checks of the client's connection
 
 
 class Stopped(Exception):  # noqa: N818
-    """The client has gone away, or the server ends."""
+    """The client has disconnected, or the server is shutting down."""
 
 
 @dataclass(eq=False)
@@ -31,14 +31,14 @@ class Turn:
 
 
 class FairTurns:
-    """A queue of which at most `max_running` turns run at the same time, the oldest first."""
+    """A queue that runs at most `max_running` turns at the same time, the oldest first."""
 
     def __init__(self, max_running: int) -> None:
         self.max_running = max_running
         self.lock = threading.Lock()
         self.waiting: list[Turn] = []
         self.running: list[Turn] = []
-        self.keeping: list[Turn] = []  # turns that wait to continue, and keep their key
+        self.keeping: list[Turn] = []  # turns that wait to continue and keep their key
 
     def ask(self, turn: Turn) -> None:
         with self.lock:
@@ -51,7 +51,7 @@ class FairTurns:
             self._go()
 
     def rest(self, turn: Turn, *, keep: bool) -> None:
-        """Let waiting turns run before the rest of this one. keep: none with the same key."""
+        """Let waiting turns run before the rest of this one. keep: not those with the same key."""
         with self.lock:
             if not self.waiting:
                 return
@@ -65,7 +65,7 @@ class FairTurns:
         again.wait()
 
     def leave(self, turn: Turn) -> bool:
-        """Take a turn out of the queue. Returns whether it was there."""
+        """Remove a turn from the queue. Return True if it was in the queue."""
         with self.lock:
             waits = turn in self.waiting
             if waits:
@@ -86,12 +86,12 @@ class FairTurns:
 
 
 class Stop:
-    """Whether work has to stop; long work checks this often.
+    """Decides whether work has to stop. Long work checks it often.
 
     Attributes:
-        seconds: how long the work may compute, without the turns of others.
-        rest: lets others have their turn (see `FairTurns.rest`).
-        held: a lock to release meanwhile.
+        seconds: how long the work may compute, not counting the turns of others.
+        rest: gives others a turn (see `FairTurns.rest`).
+        held: a lock to release during their turns.
     """
 
     def __init__(self, seconds: float = float("inf"), slice_seconds: float = float("inf")) -> None:
@@ -107,7 +107,7 @@ class Stop:
         return self.event.is_set()
 
     def late(self) -> bool:
-        """Whether the time is over. Others who wait may have their turn first."""
+        """Return True if the time is up. First give waiting work a turn."""
         now = time.monotonic()
         if now - self.begun >= self.slice_seconds:
             self.used += now - self.begun
@@ -120,7 +120,7 @@ class Stop:
         return self.used + now - self.begun > self.seconds
 
     def check(self) -> bool:
-        """Return False, or raise Stopped if the client is gone, WebError 422 if it is too late."""
+        """Return False. Raise Stopped if the client is gone, or WebError 422 if the time is up."""
         if self():
             raise Stopped
         if self.late():
@@ -133,7 +133,7 @@ class Stop:
 
     @contextmanager
     def holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Hold a lock, except while others have their turn."""
+        """Hold a lock, except during the turns of others."""
         with lock:
             self.held = lock
             try:
@@ -143,15 +143,15 @@ class Stop:
 
 
 def busy() -> WebError:
-    return WebError(503, "the server has enough to do: try again in a second")
+    return WebError(503, "the server is busy: try again in a second")
 
 
 class WorkerPool:
     """Runs functions in threads: at most limits.threads at the same time, and one per key.
 
-    Up to limits.waiting more wait for their turn. Others get 503 at once, and so does one that
-    waits longer than limits.wait_seconds. If a client goes away, its work leaves the queue or
-    stops. If the server is `ending`, all work does.
+    Up to limits.waiting more can wait. Others get 503 immediately. One that waits longer than
+    limits.wait_seconds gets 503, too. If a client disconnects, its work leaves the queue or stops.
+    If the server is `ending`, all work does.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -170,17 +170,17 @@ class WorkerPool:
         key: object = None,
         seconds: float | None = None,
     ) -> T:
-        """Return what `function` returns.
+        """Return the result of `function`.
 
         Args:
-            function: computes, and checks its argument often.
-            gone: whether the client has gone away.
-            key: what it uses, such as a model. Only one function uses it at a time.
+            function: the work. It checks its argument often.
+            gone: returns True if the client has disconnected.
+            key: an object that it uses, such as a model. Only one function at a time has it.
             seconds: how long it may compute (by default limits.work_seconds).
 
         Raises:
-            WebError: 503 if too many wait, or if it waited too long for its turn.
-            Stopped: the client has gone away, or the server ends.
+            WebError: 503 if too many requests wait, or if this one waited too long.
+            Stopped: the client has disconnected, or the server is shutting down.
         """
         if self.pending >= self.max_pending:
             raise busy()
@@ -224,7 +224,7 @@ class WorkerPool:
     def _done(self, waiting: asyncio.Future[T]) -> None:
         self.pending -= 1
         if not waiting.cancelled():
-            waiting.exception()  # else asyncio complains that it was never retrieved
+            waiting.exception()  # otherwise asyncio warns that nobody retrieved it
 
     def end(self) -> None:
         self.ending = True

@@ -1,7 +1,7 @@
-// Requests to the server, and the types of its answers.
+// Requests to the server and the types of its answers.
 
 /**
- * Each operation of the server, with its body and its answer; made from the server's OpenAPI document.
+ * The operations of the server with their bodies and answers, generated from its OpenAPI document.
  * @typedef {import("../api_types").Operations} Operations
  */
 /**
@@ -33,7 +33,7 @@
  * @typedef {AnswerTo<"GET /limits">} Limits
  */
 
-/** What went wrong, as the sentence that the server sends. */
+/** An error, with the message from the server. */
 export class ApiError extends Error {
   /**
    * @param {string} text
@@ -50,7 +50,7 @@ export const MAX_BYTES = 256 << 10;
 export const TOO_LARGE = "The list is larger than 256 kB, the limit of this page. Use the command line instead.";
 
 /**
- * The server's answer; ApiError if it refuses or does not answer.
+ * Returns the server's answer, or throws ApiError.
  * @template {keyof Operations} O
  * @param {O} operation  the method and the path after /api/v1
  * @param {{id?: string, body?: BodyOf<O>, signal?: AbortSignal}} [given]  id: for {id} in the path
@@ -82,13 +82,13 @@ async function call(operation, { id = "", body, signal } = {}) {
 const urlOf = (path, id) => BASE + path.replace("{id}", () => encodeURIComponent(id));
 
 export const busy = {
-  /** @type {(waiting: number) => void}  is called with the number of requests that the server has put off */
+  /** @type {(waiting: number) => void}  called with the number of requests that wait for a busy server */
   tell: () => {},
 };
 let putOff = 0;
 
 /**
- * The answer to a request. A busy server sends the time to wait, and gets the request again then.
+ * Returns the answer to a request. A busy server sends a time to wait, then the page asks again.
  * @param {() => Promise<Response>} ask
  * @param {AbortSignal} [signal]
  */
@@ -101,7 +101,7 @@ async function patiently(ask, signal) {
       if (answer.status !== 503 || !(seconds >= 0)) return answer;
       if (!waited) busy.tell(++putOff);
       waited = true;
-      await pause(1000 * (Math.min(seconds, 60) + 0.5 * Math.random()), signal); // not all at once
+      await pause(1000 * (Math.min(seconds, 60) + 0.5 * Math.random()), signal); // spreads the requests
     }
   } catch (error) {
     if (isAbort(error)) throw error;
@@ -112,7 +112,7 @@ async function patiently(ask, signal) {
 }
 
 /**
- * Waits.
+ * Waits for some time.
  * @param {number} ms
  * @param {AbortSignal} [signal]
  * @returns {Promise<void>}
@@ -133,7 +133,7 @@ function pause(ms, signal) {
 }
 
 /**
- * Whether an error only means that nobody waits any more.
+ * Returns true if the error only means that the request was aborted.
  * @param {unknown} error
  */
 export function isAbort(error) {
@@ -193,7 +193,7 @@ export const saveRatings = (id, name) => call("POST /preferences/{id}/save", { i
 let known = null;
 
 /**
- * The largest values that the server takes. The page asks for them once.
+ * Returns the limits of the server. The page asks for them only once.
  * @returns {Promise<Limits>}
  */
 export function limits() {
@@ -208,7 +208,7 @@ export function limits() {
 const letters = new Map();
 
 /**
- * The characters that a model knows; null if it knows all.
+ * Returns the characters that a model knows, or null if it knows all.
  * @param {ModelInfo} model
  * @param {AbortSignal} [signal]
  */
@@ -224,7 +224,7 @@ export async function characters(model, signal) {
 }
 
 /**
- * A function that runs one thing at a time: a new one aborts the one before.
+ * Returns a function that runs one task at a time. A new task aborts the previous one.
  * @param {AbortSignal} whole  aborts all
  * @returns {<T>(work: (signal: AbortSignal) => Promise<T>) => Promise<T>}
  */

@@ -1,4 +1,4 @@
-// Bars, in as many rows as the width needs.
+// Bar charts, in as many rows as they need.
 
 import { chart, keyOf, onPointer, partId } from "./chart.js";
 import { append, s } from "./dom.js";
@@ -11,9 +11,9 @@ import { append, s } from "./dom.js";
  * @property {string} label
  * @property {number} value
  * @property {number} [second]  of the second row of bars
- * @property {boolean} [cut]  drawn hatched: it was cut off
- * @property {boolean} [sum]  of several, which cannot be chosen
- * @property {string} title  all about it
+ * @property {boolean} [cut]  whether top-k or top-p cut it off (hatched)
+ * @property {boolean} [sum]  a sum of several, which the user cannot choose
+ * @property {string} title  the tooltip
  *
  * @typedef {object} BarData
  * @property {Bar[]} bars
@@ -23,8 +23,8 @@ import { append, s } from "./dom.js";
  * @property {[string, string]} [names]  of the first and the second bars
  *
  * @typedef {object} BarOptions
- * @property {(place: number) => void} [choose]  makes the bars options: arrows, Enter, a click
- * @property {(place: number) => void} [look]  is called with the bar that the pointer is over
+ * @property {(place: number) => void} [choose]  lets the user choose a bar with the arrow keys, Enter or a click
+ * @property {(place: number) => void} [look]  called with the bar under the pointer
  */
 
 const HIGHEST = 150; // px of the highest bar in a single row
@@ -33,7 +33,7 @@ const ABOVE = 26; // px above a row, for numbers
 const BELOW = 18; // px below a row, for labels
 
 /**
- * Numbers under 1 % are "<1", so that no bar that is there reads as 0.
+ * Formats a number of percent. Below 1 it is "<1", so that no visible bar reads as 0.
  * @param {number} x
  */
 export function short(x) {
@@ -43,8 +43,8 @@ export function short(x) {
 }
 
 /**
- * Lines for a fill, so that colour alone does not tell bars apart.
- * @param {"hatch"|"dots"} kind  "hatch" for what was cut off, "dots" for the second of two bars
+ * A pattern for bars, so that they do not differ only in colour.
+ * @param {"hatch"|"dots"} kind  "hatch" for bars that are cut off, "dots" for the second of two bars
  */
 function pattern(kind) {
   const id = partId();
@@ -56,7 +56,7 @@ function pattern(kind) {
 }
 
 /**
- * The rows of a chart of bars. All have one scale, and each is as tall as its bars need.
+ * The rows of a bar chart. They have the same scale, and each is as tall as its highest bar.
  * @param {BarData} data
  * @param {number} width
  */
@@ -80,7 +80,7 @@ export function barLayout({ bars, names }, width) {
 }
 
 /**
- * What the two kinds of bars are.
+ * The legend for two kinds of bars.
  * @param {[string, string]} names
  * @param {string} fill  of the second
  */
@@ -97,7 +97,7 @@ function legend(names, fill) {
  * @param {BarData} data
  * @param {number} width
  * @param {BarOptions} options
- * @param {number} place  of the bar that takes the keys
+ * @param {number} place  of the bar with the keyboard focus
  * @returns {Drawn}
  */
 function drawBars(data, width, options, place) {
@@ -172,7 +172,7 @@ export function bars(title, options = {}) {
 
 /**
  * @param {SVGElement} svg
- * @param {{place: number, size: number}} at  the bar that takes the keys, and how many there are
+ * @param {{place: number, size: number}} at  the bar with the keyboard focus, and the number of bars
  * @param {(place: number) => void} choose
  */
 function listenForChoices(svg, at, choose) {

@@ -1,4 +1,4 @@
-// Make a batch: many names at once, to order.
+// Make a batch: many names at once, with conditions.
 
 import * as api from "./api.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
@@ -18,7 +18,7 @@ import { inline, readAs, unknownSentence } from "./text.js";
 
 const USUAL_SIZE = "20";
 
-/** @param {HTMLInputElement} input  an empty one is null */
+/** @param {HTMLInputElement} input  if empty, the number is null */
 const numberOf = (input) => (input.value === "" ? null : Number(input.value));
 
 export class BatchPanel {
@@ -46,14 +46,14 @@ export class BatchPanel {
     this.minLen = length("min_len");
     this.maxLen = length("max_len");
     this.copies = h("input", { checked: state.copies === "1" });
-    this.maxNearest = Infinity; // samples that the server finds neighbours for
+    this.maxNearest = Infinity; // maximum number of samples for similar entries
     this.takeLimits();
     this.errors = h("div", { class: "errors" });
     this.readings = h("div", { class: "errors" });
     this.result = h("div");
     this.submit = h("button", { type: "submit", class: "main" }, "Generate");
     this.copy = copies(() => this.code(), model);
-    this.made = ""; // the request that the names on the page answer
+    this.made = ""; // the request for the names on the page
     this.searching = false;
     this.node = this.layout();
     this.restore();
@@ -66,14 +66,14 @@ export class BatchPanel {
         this.size.max = String(limits.samples);
         this.maxNearest = limits.nearest;
       })
-      .catch(() => {}); // then the server refuses what is too large
+      .catch(() => {}); // without limits, the server checks the values
   }
 
   layout() {
     const submit = (/** @type {Event} */ event) => {
       event.preventDefault();
       if (this.searching)
-        this.ask(async () => {}); // which ends the search
+        this.ask(async () => {}); // aborts the search
       else this.make();
     };
     const form = h(
@@ -106,7 +106,7 @@ export class BatchPanel {
     );
   }
 
-  /** Shows the names again that were made before the user left the view. */
+  /** Shows the names from before the user left the view. */
   restore() {
     const before = recall("names", /** @type {any} */ (null));
     if (before?.made !== JSON.stringify(this.request())) return;
@@ -120,7 +120,7 @@ export class BatchPanel {
   }
 
   conditions() {
-    const fresh = !this.copies.checked && this.dials.values().prompt === null; // answers may repeat
+    const fresh = !this.copies.checked && this.dials.values().prompt === null; // answers to a prompt may repeat
     return {
       prefix: this.read(this.begins).text,
       suffix: this.read(this.suffix).text,
@@ -168,7 +168,7 @@ export class BatchPanel {
     };
   }
 
-  /** Shows how texts were read; false, and why, if the model does not know a character of them. */
+  /** Shows how the texts were read. Returns false, with an error, if the model does not know a character. */
   checkTexts() {
     const inputs = [this.begins, this.suffix, this.contains];
     const changed = inputs.filter((each) => this.read(each).text !== each.value && !this.read(each).unknown.length);
@@ -196,7 +196,7 @@ export class BatchPanel {
   async make() {
     replaceContent(this.errors);
     if (!this.checkTexts()) return;
-    if (JSON.stringify(this.request()) === this.made) this.dials.advance(); // other names, and not the same again
+    if (JSON.stringify(this.request()) === this.made) this.dials.advance(); // the next names, not the same ones
     this.writeAddress();
     const request = this.request();
     this.drawSearching(true);

@@ -1,4 +1,4 @@
-// What all charts share: SVG with a title and a description, and a table of the same numbers below it.
+// The base of all charts: SVG with a title and a description, and a table of the same numbers.
 
 import { explained, h, newId, s, replaceContent, table } from "./dom.js";
 
@@ -13,10 +13,10 @@ import { explained, h, newId, s, replaceContent, table } from "./dom.js";
  */
 
 /**
- * The figure, its size, the focus within it, the table.
+ * A chart: it draws the figure and the table, and keeps the size and the focus.
  * @template T
  * @param {string} title
- * @param {string} role  "img", or what the parts are parts of
+ * @param {string} role  "img", or a role with parts
  * @param {(data: T, width: number) => Drawn} draw
  * @param {(data: T) => Behind} behind  the table
  */
@@ -77,13 +77,13 @@ export function chart(title, role, draw, behind) {
 
 let lastId = 0;
 
-/** An id for a part of a chart that another part refers to. */
+/** Returns a new id for a part of a chart. */
 export function partId() {
   return `p${++lastId}`;
 }
 
 /**
- * The key of the part of a chart that an event is about; -1 if there is none.
+ * Returns the key of the part of a chart where an event happened, or -1.
  * @param {Event} event
  */
 export function keyOf(event) {
@@ -92,7 +92,7 @@ export function keyOf(event) {
 }
 
 /**
- * Calls `look` with the key of the part that the pointer is over.
+ * Calls `look` with the key of the part under the pointer.
  * @param {SVGElement} svg
  * @param {(key: number) => void} look
  */

@@ -1,4 +1,4 @@
-// A report on a list: counts, the entries left out or changed, and the changes of `kamon clean`.
+// The report on a list: counts, removed and changed entries, and the changes of `kamon clean`.
 
 import { button, figures, h, name as named, names as listOf, table } from "./dom.js";
 import { count, plural } from "./format.js";
@@ -10,7 +10,7 @@ import { count, plural } from "./format.js";
  * @param {Cleaned} found
  * @param {string} format  of the list
  * @param {(format: "csv"|"tsv"|"jsonl"|"json") => void} readAs  reads the list as a table
- * @param {(text: string) => void} take  takes a better list
+ * @param {(text: string) => void} take  uses another list
  */
 export function cleanReport(found, format, readAs, take) {
   const unit = ["csv", "tsv"].includes(format) ? "row" : "line";
@@ -101,7 +101,7 @@ function tidying({ tidied }, take) {
 }
 
 /**
- * A long table that is opened when it is wanted.
+ * A long table that the user can open.
  * @param {string} summary
  * @param {string} caption
  * @param {string[]} headings
@@ -118,7 +118,7 @@ function folded(summary, caption, headings, rows) {
 
 /**
  * @param {string} action
- * @param {[string, string]} two  before and after, or what was dropped and why
+ * @param {[string, string]} two  before and after, or the dropped entry and the reason
  */
 function example(action, [first, second]) {
   return action === "dropped"

@@ -1,11 +1,11 @@
-// What a panel shows, as a command and as Python to copy.
+// The results of a panel as a command and as Python, to copy.
 
 import * as api from "./api.js";
 import { button, h, replaceContent } from "./dom.js";
 import { freeName } from "./text.js";
 
 /**
- * A word of a command, in quotes if a shell would read more into it.
+ * Returns a word of a command, in quotes if the shell needs them.
  * @param {string|number} word
  */
 export function shell(word) {
@@ -14,7 +14,7 @@ export function shell(word) {
 }
 
 /**
- * A text or number as Python writes it.
+ * Returns a value as Python code.
  * @param {string|number|boolean|null} value
  */
 export function python(value) {
@@ -23,7 +23,7 @@ export function python(value) {
 }
 
 /**
- * " --prefix an --novel": the flags that have a value; true needs none.
+ * Returns options such as " --prefix an --novel". It drops empty values.
  * @param {Record<string, string|number|boolean|null|undefined>} given
  */
 export function flags(given) {
@@ -39,7 +39,7 @@ export function flags(given) {
 }
 
 /**
- * ", prefix="an", novel=True": the arguments that have a value.
+ * ", prefix="an", novel=True": the arguments that are not empty.
  * @param {Record<string, string|number|boolean|null|undefined>} given
  */
 export function keywords(given) {
@@ -71,24 +71,24 @@ function piece(name, code) {
 }
 
 /** @type {Map<string, string>} */
-export const plans = new Map(); // free names to save models under, by the ids of the models
+export const plans = new Map(); // names for saving models, by model id
 /** @type {Map<string, string>} */
-const places = new Map(); // the folders of models that were saved from here, by the ids of the models
+const places = new Map(); // the folders of models saved here, by model id
 
 /** @param {{id: string}} model */
 const planOf = (model) => plans.get(model.id) ?? freeName(model.id, []);
 
 /**
- * The folder in which a command finds a model; for an unsaved one, the folder that it will have.
+ * Returns the folder of a model for commands. For an unsaved model, it is the future folder.
  * @param {{id: string, path: string|null}} model
  */
 export const placeOf = (model) => model.path ?? places.get(model.id) ?? `models/${planOf(model)}`;
 
 /**
- * The command and the Python, folded. They are made when the user opens them, and again by `refresh`.
+ * The command and the Python, closed at first. Opening them, or `refresh`, makes them.
  * @param {() => {command: string, python: string}} make
  * @param {{id: string, path: string|null}} [model]  the model that they load
- * @param {() => Element|null} [first]  what the user has to do before they run
+ * @param {() => Element|null} [first]  an instruction to show above them
  */
 export function copies(make, model, first) {
   const inner = h("div", { class: "codes" });
@@ -98,7 +98,7 @@ export function copies(make, model, first) {
     const found = make();
     replaceContent(inner, first?.() ?? unsaved(), piece("As command", found.command), piece("As Python", found.python));
   };
-  /** A button that saves the model under the name that the commands have. */
+  /** A button that saves the model under the name in the commands. */
   const unsaved = () => {
     if (!model || model.path !== null || places.has(model.id)) return null;
     const told = h(

@@ -37,7 +37,7 @@ export async function show(context, model) {
   }
 }
 
-/** @param {import("./api.js").Data} data @param {boolean} text  whether it is one long text: then its parts are counted in characters */
+/** @param {import("./api.js").Data} data @param {boolean} text  whether it is one long text, counted in characters */
 function counts(data, text) {
   const size = (/** @type {"num_train"|"num_validation"} */ part) =>
     data.lengths.reduce((sum, each) => sum + each[part] * (text ? each.length : 1), 0);
@@ -60,7 +60,7 @@ function counts(data, text) {
         ? text
           ? `${percent(share)} of the text is the validation set.`
           : `${percent(share)} are in the validation set. The split depends on the text of each entry, so it stays nearly the same when the list grows.`
-        : "There is no validation set, so you cannot see how well the model predicts new entries.",
+        : "Without a validation set, you cannot see how well the model predicts new entries.",
     ),
   );
 }

@@ -1,4 +1,4 @@
-// Elements of the page. Text enters the page here, as text and never as markup.
+// Elements of the page. Text is always inserted as text, never as markup.
 
 import { TERMS } from "./terms.js";
 import { clipped, safe } from "./text.js";
@@ -10,7 +10,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /**
  * Sets attributes and listeners, and appends children.
  * @param {Element} element
- * @param {Record<string, any>} props  attributes; a function is a listener for the event that has its name
+ * @param {Record<string, any>} props  attributes. A function is a listener for the event of that name
  * @param {Child[]} children
  */
 function fill(element, props, children) {
@@ -55,7 +55,7 @@ export function s(tag, props = {}, ...children) {
 }
 
 /**
- * Appends children. Those that are null, undefined or false are left out.
+ * Appends children, except null, undefined and false.
  * @param {Element} element
  * @param {...Child} children
  */
@@ -80,7 +80,7 @@ export function replaceContent(element, ...children) {
  * A table.
  * @param {string} caption
  * @param {string[]} head
- * @param {Child[][]} rows  of each the first cell is its heading
+ * @param {Child[][]} rows  the first cell of each is its heading
  */
 export function table(caption, head, rows) {
   return h(
@@ -100,7 +100,7 @@ export function table(caption, head, rows) {
 
 let ids = 0;
 
-/** @returns {string} an id that no element has */
+/** @returns {string} a new id */
 export function newId() {
   return `k${++ids}`;
 }
@@ -140,7 +140,7 @@ export function button(text, press, props = {}) {
 }
 
 /**
- * Disables or enables a button. It keeps the focus, which the attribute "disabled" would take from it.
+ * Disables or enables a button. It keeps the focus, unlike with the attribute "disabled".
  * @param {Element} node
  * @param {boolean} disabled
  */
@@ -155,7 +155,7 @@ export function isDisabled(node) {
 }
 
 /**
- * A name among other words. It has its own direction, and no character in it turns the words around it.
+ * A name in a sentence. It cannot change the writing direction of the words around it.
  * @param {string} text
  * @param {number} [max]  characters
  */
@@ -165,7 +165,7 @@ export function name(text, max = 10000) {
 }
 
 /**
- * Names with something between them.
+ * Names with a separator between them.
  * @param {string[]} texts
  * @param {string} between
  * @param {number} [max]  characters of each
@@ -175,7 +175,7 @@ export function names(texts, between, max = 60) {
 }
 
 /**
- * A part of a view, under a heading.
+ * A part of a view, with a heading.
  * @param {string} title
  * @param {...Child} children
  */
@@ -185,7 +185,7 @@ export function panel(title, ...children) {
 }
 
 /**
- * A sentence whose terms have tooltips, each where it first appears.
+ * A sentence with a tooltip at the first use of each term.
  * @param {string} text
  * @param {typeof TERMS} terms
  * @returns {Child[]}
@@ -201,7 +201,7 @@ export function explained(text, terms = TERMS) {
 }
 
 /**
- * Numbers, each with what it counts.
+ * Numbers with their labels.
  * @param {[string, Child][]} pairs
  */
 export function figures(pairs) {
@@ -213,7 +213,7 @@ export function figures(pairs) {
 }
 
 /**
- * Whether keys write there.
+ * Returns true if the target is a text field.
  * @param {EventTarget|null} target
  */
 export function isWriting(target) {

@@ -10,7 +10,7 @@ import { sourceLine } from "./sources.js";
 /** @typedef {import("./api.js").Embeddings} Embeddings */
 
 /**
- * The tokens that the picture has room for.
+ * The tokens with a label in the picture.
  * @param {Embeddings} found
  */
 const namedTokens = (found) => found.tokens.filter((each) => each.named);
@@ -19,7 +19,7 @@ const PLAIN = { xName: "", plain: true };
 
 /**
  * @param {Embeddings} found
- * @param {number} id  of the token that is looked at
+ * @param {number} id  of the chosen token
  * @returns {import("./lines.js").LineData}
  */
 function tokenChart(found, id) {
@@ -45,7 +45,7 @@ function tokenChart(found, id) {
 
 /**
  * @param {Embeddings} found
- * @param {number} position  that is looked at
+ * @param {number} position  the chosen one
  * @returns {import("./lines.js").LineData}
  */
 function positionChart({ positions }, position) {
@@ -72,7 +72,7 @@ export class EmbeddingPanel {
   /**
    * @param {import("./main.js").Context} context
    * @param {import("./api.js").ModelInfo} model
-   * @param {(id: number) => void} look  at a token
+   * @param {(id: number) => void} look  called with the chosen token
    */
   constructor(context, model, look) {
     this.context = context;
@@ -92,7 +92,7 @@ export class EmbeddingPanel {
       h(
         "p",
         {},
-        `The model describes each token and each position by ${model.n_embd} numbers. The charts show the two directions in which they differ most.`,
+        `The model describes each token and each position by ${model.n_embd} numbers. The charts show the two directions with the largest differences.`,
       ),
       h("div", { class: "two" }, h("div", {}, this.tokens.node), h("div", {}, this.positions.node)),
       this.told,
@@ -120,7 +120,7 @@ export class EmbeddingPanel {
     }
   }
 
-  /** @param {number} id @param {number} position  of the token that is looked at */
+  /** @param {number} id @param {number} position  of the chosen token */
   light(id, position) {
     this.lit = { id, position };
     if (!this.found) return;

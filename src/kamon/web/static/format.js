@@ -33,7 +33,7 @@ export function percent(x) {
 }
 
 /**
- * A token or a text as it can be seen.
+ * Returns a token or a text in visible form.
  * @param {string} text
  */
 export function visible(text) {
@@ -41,7 +41,7 @@ export function visible(text) {
 }
 
 /**
- * How many names were found, in how many tries, and what was left out.
+ * Returns a sentence about a search: names found, names tried, names left out.
  * @param {Pick<import("./api.js").Samples, "samples"|"tried"|"ended"|"left_out">} found
  * @param {number} wanted
  */

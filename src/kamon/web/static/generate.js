@@ -1,4 +1,4 @@
-// Generate: the dials, and below them the panels that go by them.
+// Generate: the dials and the panels that use them.
 
 import * as api from "./api.js";
 import { BatchPanel } from "./batch_panel.js";
@@ -19,7 +19,7 @@ import { change, numberIn } from "./state.js";
  * The dials: temperature, top-k, top-p, seed, prompt and given values.
  * @param {Context} context
  * @param {ModelInfo} model
- * @param {number} usual  the temperature that the model was saved with
+ * @param {number} usual  the default temperature of the model
  */
 function dialsOf(context, model, usual) {
   const { state } = context;
@@ -29,7 +29,7 @@ function dialsOf(context, model, usual) {
     input.value = String(numberIn(state[name], usual, least, most));
     const out = h("output");
     const node = field(label, input);
-    node.append(out); // not in the label, which would be its label
+    node.append(out); // outside the label, so that it is not part of the label
     node.classList.add("dial");
     return { input, out, node };
   };
@@ -39,7 +39,7 @@ function dialsOf(context, model, usual) {
   const top_p = slider("Top-p", "top_p", 0.05, 1, 0.01, 1);
   const seed = h("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 });
   seed.value = state.seed ?? String(model.seed);
-  /** Takes the next seed, which makes other names. */
+  /** Uses the next seed, for other names. */
   const advance = () => {
     const now = Math.floor(Number(seed.value || 0));
     seed.value = String(now < Number.MAX_SAFE_INTEGER ? now + 1 : 0);

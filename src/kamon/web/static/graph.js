@@ -1,4 +1,4 @@
-// A graph of Values, drawn in layers from what goes in to the loss, and stepped backwards.
+// A graph of Values, drawn in layers from the inputs to the loss. The user steps backwards through it.
 
 import { button, h, s, replaceContent, setDisabled, table } from "./dom.js";
 import {
@@ -20,8 +20,8 @@ import {
  * @typedef {ReturnType<typeof layoutOf>} Layout
  */
 
-const MIN_SCALE = 0.85; // at which a graph that is a little too wide can still be read
-const MAX_NODES = 300; // more are no picture
+const MIN_SCALE = 0.85; // smallest scale at which text is readable
+const MAX_NODES = 300; // more nodes get only a table
 const MAX_NAME = 20; // characters
 
 /** A graph with its buttons. */
@@ -136,17 +136,17 @@ export class ValueGraph {
       ...graph.nodes.flatMap((each) => edges(each, layout, now?.id === each.id)),
       ...nodes(graph, layout, this.step),
     );
-    const left = now ? this.place.scrollLeft : 0; // forward, it begins with what goes in
+    const left = now ? this.place.scrollLeft : 0; // the forward view starts at the inputs
     replaceContent(this.place, svg);
     this.place.scrollLeft = left;
     if (now && scale === 1) this.bringIntoView(now, layout, room);
   }
 
   /**
-   * Scrolls to a node and, to its left, those that it hands its gradient to.
+   * Scrolls to a node and its inputs on the left, which get its gradient.
    * @param {GraphNode} node
    * @param {Layout} layout
-   * @param {number} room  the width of what is in view
+   * @param {number} room  the visible width
    */
   bringIntoView(node, { corners }, room) {
     const xs = [node.id, ...node.inputs].map((id) => corners.get(id)?.x ?? 0);
@@ -161,10 +161,10 @@ export class ValueGraph {
 const cornerOf = ({ corners }, id) => /** @type {{x: number, y: number}} */ (corners.get(id));
 
 /**
- * The lines from its inputs to a node.
+ * The lines from the inputs of a node to the node.
  * @param {GraphNode} node
  * @param {Layout} layout
- * @param {boolean} flows  whether its gradient flows along them now
+ * @param {boolean} flows  whether this step passes gradients along them
  */
 function edges(node, layout, flows) {
   const to = cornerOf(layout, node.id);

@@ -1,4 +1,4 @@
-// A graph of Values: where its nodes are drawn, and its gradients step by step.
+// A graph of Values: the places of its nodes, and its gradients step by step.
 
 import { fixed } from "./format.js";
 
@@ -14,7 +14,7 @@ const GAP_Y = 14;
 const MARGIN = 8;
 
 /**
- * The column of each node: one after the last of its inputs.
+ * Returns the column of each node, which is after those of its inputs.
  * @param {Graph} graph  its nodes in any order
  * @returns {Map<number, number>}
  */
@@ -38,7 +38,7 @@ export function layers(graph) {
 }
 
 /**
- * The gradients after the first `steps` nodes have handed theirs on.
+ * Returns the gradients after the first `steps` nodes have passed theirs on.
  * @param {Graph} graph
  * @param {number} steps
  * @returns {Map<number, number>}
@@ -56,7 +56,7 @@ export function gradients(graph, steps) {
 }
 
 /**
- * A number in a few characters.
+ * Formats a number in a few characters.
  * @param {number} x
  */
 export function short(x) {
@@ -71,7 +71,7 @@ export function nameOf(node) {
 }
 
 /**
- * The graph as it is stepped through: nodes without inputs have nothing to hand on.
+ * Returns the graph without the steps of nodes that have no inputs.
  * @param {Graph} graph
  * @returns {Graph}
  */
@@ -81,7 +81,7 @@ export function steppable(graph) {
 }
 
 /**
- * The nodes of each column. A node without inputs is right before the first one that uses it.
+ * Returns the nodes of each column. A node without inputs is just before the first one that uses it.
  * @param {Graph} graph
  */
 function columnsOf(graph) {
@@ -100,7 +100,7 @@ function columnsOf(graph) {
 }
 
 /**
- * Where each node is drawn, its upper left corner, and the size of the whole picture.
+ * Returns the upper left corner of each node, and the size of the picture.
  * @param {Graph} graph
  * @returns {{corners: Map<number, {x: number, y: number}>, width: number, height: number}}
  */
@@ -109,7 +109,7 @@ export function layoutOf(graph) {
   const height = Math.max(...columns.map((column) => column.length)) * (HEIGHT + GAP_Y) + MARGIN;
   /** @type {Map<number, {x: number, y: number}>} */
   const corners = new Map();
-  /** @param {GraphNode} node  a node is beside the middle of its inputs; one without inputs is below, in order */
+  /** @param {GraphNode} node  a node is next to the middle of its inputs. One without inputs is below, in order */
   const wishedY = (node) => {
     const ys = node.inputs.map((input) => corners.get(input)?.y).filter((y) => y !== undefined);
     return ys.length ? ys.reduce((a, b) => a + b, 0) / ys.length : graph.nodes.indexOf(node) * 1e-3 + height;
@@ -124,7 +124,7 @@ export function layoutOf(graph) {
 }
 
 /**
- * What the last of the first `step` steps did, as a sentence.
+ * Returns a sentence about what step number `step` did.
  * @param {Graph} graph
  * @param {number} step
  */
@@ -143,7 +143,7 @@ export function stepSentence(graph, step) {
 }
 
 /**
- * The node that hands its gradient on in a step; null before the first one.
+ * Returns the node that passes on its gradient in a step, or null before the first step.
  * @param {Graph} graph
  * @param {number} step
  */

@@ -1,4 +1,4 @@
-// A graph of Values: of a small expression, or of one term of the loss.
+// The graph of Values of a small expression or of one term of the loss.
 
 import * as api from "./api.js";
 import { copies, placeOf, python } from "./copy.js";
@@ -14,7 +14,7 @@ export class GraphPanel {
   /**
    * @param {import("./main.js").Context} context
    * @param {import("./api.js").ModelInfo} model
-   * @param {() => string} text  the text that the loss is of
+   * @param {() => string} text  returns the text for the loss
    */
   constructor(context, model, text) {
     const { state } = context;
@@ -97,7 +97,7 @@ export class GraphPanel {
       : { kind: "expression", ...this.values() };
   }
 
-  /** @param {number} at  the step that is shown */
+  /** @param {number} at  the step on show */
   writeAddress(at) {
     /** @param {"a"|"b"|"c"} name */
     const unusual = (name) =>

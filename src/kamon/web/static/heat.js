@@ -1,4 +1,4 @@
-// A heat map: the larger the square in a cell, the larger its number.
+// A heat map. A larger square shows a larger number.
 
 import { chart, keyOf } from "./chart.js";
 import { append, s } from "./dom.js";
@@ -6,17 +6,17 @@ import { append, s } from "./dom.js";
 /**
  * @typedef {object} HeatData
  * @property {string[]} labels  of rows and columns
- * @property {number[][]} values  0 to 1; of row t the first t + 1
- * @property {number} row  the one looked at
+ * @property {number[][]} values  from 0 to 1. Row t has t + 1
+ * @property {number} row  the chosen one
  * @property {string} description
  */
 
 const LEFT = 34; // px for the labels of rows
 const TOP = 22; // px for the labels of columns
-const NARROW = 14; // px of a cell; if it is narrower, every second label is left out
+const NARROW = 14; // px of a cell. Narrower ones have only every second label
 
 /**
- * A row: its label, its cells, and what a screen reader says of it.
+ * A row: its label, its cells, and a description for screen readers.
  * @param {HeatData} data
  * @param {number} t
  * @param {number} cell  px of a cell
@@ -85,7 +85,7 @@ function tableOf({ labels, values, row }) {
 }
 
 /**
- * A heat map with rows to look at.
+ * A heat map with rows that the user can choose.
  * @param {string} title
  * @param {(row: number) => void} look
  */

@@ -1,4 +1,4 @@
-// Look inside: one text as tokens, attention and surprisal, the embeddings, and a graph of Values.
+// Look inside: the tokens of a text, attention, surprisal, embeddings, and a graph of Values.
 
 import * as api from "./api.js";
 import { bars } from "./bars.js";
@@ -19,8 +19,8 @@ import { attentionSentence, labelsOf, surpriseChart, surpriseSentence, weightsOf
  * @typedef {import("./api.js").Trace} Trace
  */
 
-const READ_DELAY = 120; // ms after the last key
-const METER = 28; // px of a token that gets all the attention
+const READ_DELAY = 120; // ms after the last key press
+const METER = 28; // px, for a token that gets all the attention
 
 /** @param {Context} context @param {ModelInfo} model */
 export async function show(context, model) {
@@ -42,7 +42,7 @@ class InsideView {
     this.ask = api.latest(signal);
     /** @type {Trace|null} */
     this.trace = null;
-    this.row = -1; // the token that is looked at
+    this.row = -1; // the chosen token
     this.layer = numberIn(state.layer, 0, 0, model.n_layer - 1);
     this.head = numberIn(state.head, 0, 0, model.n_head - 1);
     this.text = h("input", { type: "text", maxlength: 100, spellcheck: "false", autocomplete: "off" });
@@ -220,7 +220,7 @@ class InsideView {
    * @param {Trace["tokens"][number]} token
    * @param {string} label
    * @param {number} place
-   * @param {number} weight  how much the token in the chosen row looks at it
+   * @param {number} weight  the attention that it gets from the token of the chosen row
    */
   tokenItem({ id, position }, label, place, weight) {
     const here = place === this.row;
@@ -256,7 +256,7 @@ class InsideView {
     this.timer = setTimeout(() => this.read(), READ_DELAY);
   }
 
-  /** @param {boolean} [fresh]  whether the view has just been opened, and draws its graph itself */
+  /** @param {boolean} [fresh]  whether the view has just opened, so that it draws its own graph */
   async read(fresh = false) {
     const { text, errors, reading, known } = this;
     change({ text: text.value });
@@ -264,7 +264,7 @@ class InsideView {
     reading.textContent = "";
     const { text: asked, unknown } = readAs(text.value, known);
     if (asked === "" || (unknown.length && known)) {
-      this.ask(async () => {}); // ends the request about the text before
+      this.ask(async () => {}); // aborts the request for the previous text
       this.empty();
       if (known && unknown.length) this.context.fail(new api.ApiError(unknownSentence(unknown, known), 0), errors);
       else reading.textContent = "Type a text.";
@@ -296,7 +296,7 @@ class InsideView {
     this.draw();
   }
 
-  /** Hides what was there of the text before. */
+  /** Hides the results of the previous text. */
   empty() {
     this.trace = null;
     for (const each of [this.parts, this.tokens]) each.hidden = true;
@@ -307,7 +307,7 @@ class InsideView {
 }
 
 /**
- * A text to begin with: the most probable one.
+ * Returns a first text: the most probable one.
  * @param {ModelInfo} model
  * @param {AbortSignal} signal
  */
@@ -331,7 +331,7 @@ async function firstText(model, signal) {
 }
 
 /**
- * Buttons of which one is pressed.
+ * A group of buttons. Exactly one is pressed.
  * @param {string} name
  * @param {number} n
  * @param {number} at

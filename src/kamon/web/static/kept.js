@@ -1,4 +1,4 @@
-// The names that the user keeps with a star, as long as the tab is open.
+// The names that the user has starred. They stay while the tab is open.
 
 import { button, h, name as named, panel, append, replaceContent, setDisabled } from "./dom.js";
 import { percent } from "./format.js";
@@ -12,7 +12,7 @@ const MAX_KEPT = 1000;
 const kept = new Map(recall("kept", /** @type {Kept[]} */ ([])).map((each) => [each.text, each]));
 
 /**
- * Whether a sample is new, and what it is most like.
+ * Marks whether a sample is in the list, and shows the most similar entry.
  * @param {import("./api.js").Sample} sample
  */
 export function mark(sample) {
@@ -49,11 +49,11 @@ function lightStar(node) {
 }
 
 /**
- * A table of names, with a mark at its beginning by which Excel knows UTF-8.
+ * Returns a CSV table of names. It starts with a byte order mark, so that Excel reads UTF-8.
  * @param {Kept[]} names
  */
 function csvOf(names) {
-  /** @param {string} text  a quote before = + - @ keeps a spreadsheet from computing it */
+  /** @param {string} text  a quote before = + - @ stops a spreadsheet from computing it */
   const cell = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
   const rows = names.map((each) => [cell(each.text), each.logprob ?? "", each.in_list ?? ""].join(","));
   return ["\ufefftext,logprob,in_list", ...rows, ""].join("\r\n");

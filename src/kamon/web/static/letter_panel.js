@@ -1,4 +1,4 @@
-// Letter by letter: a name grows by tokens that the user takes, or that the sampler draws.
+// Letter by letter: the user or the sampler chooses the next token of a name.
 
 import * as api from "./api.js";
 import { bars } from "./bars.js";
@@ -30,7 +30,7 @@ import { inline, readAs, unknownSentence } from "./text.js";
  * @typedef {import("./generate.js").Dials} Dials
  */
 
-const DRAW_PAUSE = 90; // ms between two draws of a run
+const DRAW_PAUSE = 90; // ms between two automatic samples
 const PARTS = "Point at a bar to see the probability from each part, at temperature 1.";
 
 export class LetterPanel {
@@ -51,9 +51,9 @@ export class LetterPanel {
     /** @type {NextTokens|null} */
     this.next = null;
     /** @type {number[]} */
-    this.order = []; // of the tokens in the chart
-    this.running = false; // whether it draws to the end
-    this.start = ""; // the letters before the first draw
+    this.order = []; // the tokens in the chart
+    this.running = false; // whether it samples to the end
+    this.start = ""; // the letters before the first sampled one
     this.drew = false;
     this.ask = api.latest(context.signal);
     this.tiles = h("ol", { class: "tiles", dir: "auto", "aria-label": "The name so far" });
@@ -122,7 +122,7 @@ export class LetterPanel {
   }
 
   /**
-   * A dial was turned.
+   * Reacts to a change of a dial.
    * @param {HTMLElement} by
    */
   turned(by) {
@@ -160,7 +160,7 @@ export class LetterPanel {
     this.chart.node.hidden = ended;
   }
 
-  /** Nothing can come next: there is no chart and nothing to draw. */
+  /** Removes the chart, because nothing can come next. */
   close() {
     this.next = null;
     for (const each of [this.draw, this.finish]) setDisabled(each, true);
@@ -201,7 +201,7 @@ export class LetterPanel {
   }
 
   /**
-   * Goes to another prefix; what goes wrong is shown.
+   * Goes to another prefix, and shows errors.
    * @param {string} prefix
    * @param {() => unknown} [then]
    */
@@ -220,7 +220,7 @@ export class LetterPanel {
 
   drawAnother() {
     this.dials.advance();
-    this.running = true; // until the next seed has drawn it
+    this.running = true; // until the next seed has sampled a name
     this.turn(this.drew ? this.start : "", () => this.run());
   }
 
@@ -252,7 +252,7 @@ export class LetterPanel {
     return true;
   }
 
-  /** Draws until the name ends. */
+  /** Samples until the name ends. */
   async run() {
     const { signal } = this.context;
     this.running = true;
@@ -265,7 +265,7 @@ export class LetterPanel {
     if (!signal.aborted && this.next) this.drawTiles();
   }
 
-  /** Shows whether a finished name is in the list, and what it is like. */
+  /** Shows whether a finished name is in the list, and the most similar entry. */
   async showMark() {
     const { model, prefix } = this;
     replaceContent(this.told, h("p", {}, "Finished."));

@@ -1,4 +1,4 @@
-// What may come next: the chances of each token, and the one that the sampler takes.
+// The probabilities of the next token, and the token that the sampler takes.
 
 import { count, fixed, plural, percent, visible } from "./format.js";
 import { allowed, choose, probabilities, uniform } from "./sampler.js";
@@ -18,7 +18,7 @@ import { allowed, choose, probabilities, uniform } from "./sampler.js";
 export const MAX_BARS = 30;
 
 /**
- * What the sampler makes of the logits.
+ * Returns the probabilities that the sampler uses.
  * @param {NextTokens} next
  * @param {string} prefix
  * @param {Settings} settings
@@ -42,7 +42,7 @@ export function distributionOf({ tokens, end }, prefix, { temperature, top_k, to
 }
 
 /**
- * The tokens that may come next before the cut, the most probable first.
+ * Returns the tokens that may come next without top-k and top-p, the most probable first.
  * @param {Distribution} distribution
  */
 export function orderOf({ free, logits }) {
@@ -50,7 +50,7 @@ export function orderOf({ free, logits }) {
 }
 
 /**
- * The token that `kamon sample` takes here, as sample 0 of this seed, and its random number.
+ * Returns the token that `kamon sample` takes here for sample 0 of this seed, and its random number.
  * @param {NextTokens} next
  * @param {Distribution} distribution
  * @param {number} temperature
@@ -67,7 +67,7 @@ export function drawn(next, { stay, logits }, temperature, seed) {
 }
 
 /**
- * What each part of a blend gives a token, at temperature 1.
+ * Returns the probability of a token from each part of a blend, at temperature 1.
  * @param {import("./api.js").NextToken} token
  * @param {NextTokens["blend"]} blend
  */
@@ -75,7 +75,7 @@ const partsOf = ({ gpt, ngram }, blend) =>
   blend ? ` (GPT ${percent(gpt ?? 0)}, ${blend.order}-gram ${percent(ngram ?? 0)})` : "";
 
 /**
- * The chart of a distribution: the first tokens, and the others in one bar.
+ * Returns the chart of a distribution: the first tokens, and one bar for the others.
  * @param {NextTokens} next
  * @param {Distribution} distribution
  * @param {number[]} order  of the tokens

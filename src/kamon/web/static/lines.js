@@ -1,4 +1,4 @@
-// Lines and points, with their names beside them.
+// Line charts and point charts with labels.
 
 import { chart, onPointer, partId } from "./chart.js";
 import { s } from "./dom.js";
@@ -11,26 +11,26 @@ import { s } from "./dom.js";
  * @property {string} name
  * @property {[number, number][]} points
  * @property {"line"|"faint"|"dots"|"marked"|"names"} kind
- * @property {string[]} [labels]  of the points, for "names" and "marked"
+ * @property {string[]} [labels]  labels of the points, for "names" and "marked"
  *
  * @typedef {object} LineData
  * @property {Series[]} series
- * @property {{y: number, name: string, dash: string}[]} [rules]  level lines
- * @property {number|null} [cursor]  an x that is looked at
- * @property {number} [lit]  the named point that is looked at
+ * @property {{y: number, name: string, dash: string}[]} [rules]  horizontal lines
+ * @property {number|null} [cursor]  the chosen x
+ * @property {number} [lit]  the chosen point
  * @property {string} xName
  * @property {[number, number]} [xRange]
- * @property {[number, number]} [yRange]  what lies outside is not drawn
- * @property {boolean} [plain]  without numbers at the axes
+ * @property {[number, number]} [yRange]  points outside are not drawn
+ * @property {boolean} [plain]  without numbers on the axes
  * @property {string} description
  * @property {Behind} behind
  */
 
-const NARROW = 480; // px; a narrower chart has less room for names
-const NAME_HEIGHT = 15; // px from one name to the next
+const NARROW = 480; // px. A narrower chart has less room for names
+const NAME_HEIGHT = 15; // px between two names
 
 /**
- * The round numbers in a range, about as many as wanted.
+ * Returns about as many round numbers in a range as wanted.
  * @param {number} min
  * @param {number} max
  * @param {number} wanted
@@ -45,7 +45,7 @@ export function ticks(min, max, wanted) {
 }
 
 /**
- * A range with some room at its ends.
+ * Returns a range with some room at its ends.
  * @param {number} min
  * @param {number} max
  * @returns {[number, number]}
@@ -56,7 +56,7 @@ function spread(min, max) {
 }
 
 /**
- * Where points are drawn: the edges in pixels, the ranges in numbers, and functions from one to the other.
+ * The plot area: its edges in pixels, its ranges, and functions from numbers to pixels.
  * @param {LineData} data
  * @param {number} width
  * @param {number} height
@@ -102,8 +102,8 @@ function axes({ left, right, width, height, bottom, x0, x1, y0, y1, px, py }, xN
  * A line, its dots, and its points with labels.
  * @param {Series} series
  * @param {Area} area
- * @param {string|null} clip  the area outside of which no line is drawn
- * @param {number} [lit]  the point that is looked at
+ * @param {string|null} clip  id of the area that clips the line
+ * @param {number} [lit]  the chosen point
  */
 function drawSeries({ kind, points, labels }, { px, py }, clip, lit) {
   /** @type {SVGElement[]} */
@@ -129,7 +129,7 @@ function drawSeries({ kind, points, labels }, { px, py }, clip, lit) {
 }
 
 /**
- * The names of rules and series, moved apart if they would overlap.
+ * The names of rules and series, moved so that they do not overlap.
  * @param {LineData} data
  * @param {Area} area
  */
@@ -179,7 +179,7 @@ function draw(data, width, height) {
     ),
     ...drawn.flatMap((each) => each.parts),
     ...(hasCursor ? drawCursor(cursor, area) : []),
-    ...tops, // above those that would hide it
+    ...tops, // last, so that nothing hides it
     ...names(data, area),
   ];
   return { height, description, parts };

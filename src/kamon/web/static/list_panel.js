@@ -1,4 +1,4 @@
-// The list to learn: built in or the user's own, what reading it does, and the button that begins the training.
+// The list to train on (built in or the user's own), the report on it, and the button that starts.
 
 import * as api from "./api.js";
 import { cleanReport } from "./clean_report.js";
@@ -43,7 +43,7 @@ const FORMATS = [
   ["json", "a JSON array"],
 ];
 const PREVIEW_DELAY = 300; // ms after the last change
-// A list stays while other views are open. file: the name of the one that the list is from.
+// The list stays while other views are open. file: name of its file.
 const draft = {
   text: "",
   name: "",
@@ -137,7 +137,7 @@ export class ListPanel {
         for (const each of this.budget.options)
           each.hidden = each.disabled = Number(each.value) > (limits.job_seconds ?? Infinity);
       })
-      .catch(() => {}); // then the server refuses what is too large
+      .catch(() => {}); // without limits, the server checks the values
   }
 
   listen() {
@@ -191,7 +191,7 @@ export class ListPanel {
     };
   }
 
-  /** What to do before the commands run: a pasted list has no file yet. */
+  /** Tells the user to save a pasted list before running the commands. */
   saveHint() {
     const form = this.form();
     if (!form.own || form.file) return null;
@@ -216,8 +216,8 @@ export class ListPanel {
   }
 
   /**
-   * Shows, a moment after the last change, what reading the list does.
-   * @param {boolean} [also]  also of an empty list, as a file may be
+   * Shows the report on the list, shortly after the last change.
+   * @param {boolean} [also]  also for an empty list, because a file may be empty
    */
   preview(also) {
     clearTimeout(this.timer);
@@ -245,7 +245,7 @@ export class ListPanel {
   }
 
   /**
-   * Offers the columns of a table, and returns the chosen one.
+   * Shows the columns of a table, and returns the chosen one.
    * @param {import("./training_form.js").Form} form
    * @param {AbortSignal} signal
    */
@@ -279,7 +279,7 @@ export class ListPanel {
   take(text, format) {
     this.list.text.value = text;
     this.list.format.value = format;
-    this.list.text.focus(); // the button that was pressed goes
+    this.list.text.focus(); // the pressed button disappears
     this.preview();
     this.copy.refresh();
   }
@@ -304,10 +304,10 @@ export class ListPanel {
     draft.file = file.name;
     this.list.name.value = file.name.slice(0, 100);
     this.list.format.value = formatOf(file.name);
-    replaceContent(this.list.column); // those of the file before
+    replaceContent(this.list.column); // removes the columns of the previous file
     const { text, note, fault } = await textOf(file);
     this.list.text.value = text;
-    if (note) draft.file = ""; // the command line may not read its encoding: it can be saved from here
+    if (note) draft.file = ""; // the command line may not read this encoding, so offer to save it as UTF-8
     this.list.note.textContent = note;
     this.list.note.hidden = !note;
     this.drawChoice();
@@ -341,7 +341,7 @@ export class ListPanel {
   }
 }
 
-/** The inputs of the list; `node` has those of the user's own list. */
+/** The inputs of the list. `node` contains those for the user's own list. */
 function listInputs() {
   const isOwn = draft.text !== "";
   const builtin = h("input", { type: "radio", name: "source", checked: !isOwn, id: "source-names" });
@@ -414,7 +414,7 @@ function listInputs() {
 }
 
 /**
- * The text of a file, or why there is none.
+ * Returns the text of a file, or the reason why it cannot be read.
  * @param {File} file
  * @returns {Promise<{text: string, note: string, fault: string}>}
  */
@@ -428,7 +428,7 @@ async function textOf(file) {
 }
 
 /**
- * Saves a text as a file, by the browser.
+ * Saves a text as a file with the browser.
  * @param {string} file
  * @param {string} text
  */

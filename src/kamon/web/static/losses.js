@@ -1,4 +1,4 @@
-// A training in numbers: its losses as a chart, and the steps to go back to.
+// The losses of a training as a chart, and the steps that the user can go back to.
 
 import { count, fixed, percent } from "./format.js";
 
@@ -9,8 +9,8 @@ import { count, fixed, percent } from "./format.js";
  */
 
 /**
- * The range of the chart, from the lowest loss to a little above guessing. The first steps are worse; with them in it,
- * all others would look the same.
+ * Returns the range of the chart, from the lowest loss to a little above guessing. With the higher losses of the first
+ * steps, all others would look the same.
  * @param {Job} job
  * @returns {[number, number]}
  */
@@ -23,7 +23,7 @@ export function rangeOf(job) {
 }
 
 /**
- * The mean of the last tenth.
+ * Returns the mean of the last tenth.
  * @param {[number, number][]} losses
  */
 export function lastMean(losses) {
@@ -32,7 +32,7 @@ export function lastMean(losses) {
 }
 
 /**
- * Each loss as the mean of 15 neighbours.
+ * Returns each loss as the mean of 15 neighbours.
  * @param {[number, number][]} losses
  * @returns {[number, number][]}
  */
@@ -45,7 +45,7 @@ export function smoothed(losses) {
 }
 
 /**
- * The steps to go back to, among them the one whose model the training made.
+ * Returns the steps that the user can go back to, including that of the final model.
  * @param {Job|null} job
  * @returns {Moment[]}
  */
@@ -57,7 +57,7 @@ export function momentsOf(job) {
 }
 
 /**
- * The place, among the moments, of the model that the training made; else of the newest.
+ * Returns the place of the final model among the moments, or else that of the newest one.
  * @param {Job|null} job
  */
 export function usualPlace(job) {
@@ -67,7 +67,7 @@ export function usualPlace(job) {
 }
 
 /**
- * The place of the moment that is nearest to a step; null means the usual place.
+ * Returns the place of the moment nearest to a step, or the usual place for null.
  * @param {Job|null} job
  * @param {number|null} step
  */
@@ -78,7 +78,7 @@ export function placeAt(job, step) {
 }
 
 /**
- * What became of a training whose last step is not its model.
+ * Returns a sentence if the final model is not from the last step.
  * @param {Job} job
  */
 export function whichStep(job) {
@@ -95,7 +95,7 @@ export function whichStep(job) {
 }
 
 /**
- * The validation loss of a model, and those of the parts of a blend; "" if none was measured.
+ * Returns the validation loss of a model and of the parts of a blend, or "" without one.
  * @param {Losses} losses
  * @param {number} [digits]
  * @param {string} [unit]
@@ -111,7 +111,7 @@ export function lossesOf({ validation_loss, gpt_loss, ngram_loss, blend, num_fol
 }
 
 /**
- * How the parts of a model are blended.
+ * Returns a sentence about the blend.
  * @param {Losses["blend"]} blend
  */
 export function blendSentence(blend) {
@@ -120,7 +120,7 @@ export function blendSentence(blend) {
 }
 
 /**
- * What the model of a training scores, and how it is made.
+ * Returns a sentence about the losses and the blend of the final model.
  * @param {Job} job
  */
 export function bestSentence({ best }) {
@@ -130,7 +130,7 @@ export function bestSentence({ best }) {
 }
 
 /**
- * The rows of the chart's table: about 60 training losses, and all validation losses.
+ * Returns the rows of the chart's table: about 60 training losses, and all validation losses.
  * @param {Job} job
  */
 function rowsOf(job) {
@@ -145,7 +145,7 @@ function rowsOf(job) {
 }
 
 /**
- * What the lines of the chart are.
+ * Returns the explanation of the lines in the chart.
  * @param {Job} job
  */
 export function legendOf({ lines: { uniform, ngram, ngram_order } }) {
@@ -157,9 +157,9 @@ export function legendOf({ lines: { uniform, ngram, ngram_order } }) {
 }
 
 /**
- * The chart of a training that has losses.
+ * Returns the chart of a training that has losses.
  * @param {Job} job
- * @param {number|null} cursor  the step that is looked at
+ * @param {number|null} cursor  the chosen step
  * @returns {import("./lines.js").LineData}
  */
 export function chartOf(job, cursor) {
@@ -189,7 +189,7 @@ export function chartOf(job, cursor) {
 }
 
 /**
- * The step that is looked at, if it is not the last one anyway.
+ * Returns the step to mark in the chart, or null if it is the last one.
  * @param {Job} job
  * @param {number|null} wanted  a step that the user has chosen
  */

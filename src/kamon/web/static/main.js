@@ -1,4 +1,4 @@
-// The page: which view is open, which model, light or dark.
+// The page: the open view, the current model, light or dark.
 
 import * as api from "./api.js";
 import * as state from "./state.js";
@@ -10,25 +10,25 @@ import { Watch, isOver, queued } from "./watch.js";
 
 /**
  * @typedef {import("./api.js").ModelInfo} ModelInfo
- * What a view gets. It fills `root`, and ends with `signal`.
+ * The context of a view. The view fills `root`, and ends when `signal` aborts.
  * @typedef {object} Context
  * @property {HTMLElement} root
  * @property {AbortSignal} signal
  * @property {state.State} state
  * @property {ModelInfo[]} models
  * @property {Watch} watch
- * @property {(text: string) => void} say  has a screen reader say it
- * @property {(error: unknown, place?: Element) => void} fail  shows what went wrong, in the place
- * @property {(changes: Record<string, any>) => void} go  to another view, or another model
- * @property {() => Promise<void>} refresh  asks for the models again
- * @property {(model: ModelInfo) => string} nameOf  as it is shown
- * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  takes note of a session of Teach; use: whether to use its model from now on
+ * @property {(text: string) => void} say  makes a screen reader read the text
+ * @property {(error: unknown, place?: Element) => void} fail  shows an error in the place
+ * @property {(changes: Record<string, any>) => void} go  opens another view or model
+ * @property {() => Promise<void>} refresh  loads the models again
+ * @property {(model: ModelInfo) => string} nameOf  its name on the page
+ * @property {(ratings: import("./api.js").Ratings, use: boolean) => Promise<void>} taught  stores a Teach session. use: whether to use its model
  * @property {(model: ModelInfo) => string|null} sessionOf  the session of Teach that a model belongs to
  * @property {(session: string) => void} forgetSession
  */
 
 /**
- * Each is loaded when it is opened.
+ * The views. Each is loaded when the user opens it.
  * @typedef {{show: (context: Context, model: ModelInfo) => unknown}} View
  * @type {Record<string, {title: string, needsModel: boolean, load: () => Promise<View>}>}
  */
@@ -56,7 +56,7 @@ function say(text) {
 }
 
 /**
- * Shows the sentence of an error in the place where it happened.
+ * Shows the message of an error in the place where it happened.
  * @param {unknown} error
  * @param {Element} [place]
  */
@@ -99,10 +99,10 @@ async function wantedModel() {
 }
 
 /** @type {Map<string, string>} */
-const lists = new Map(); // the names of the lists that trainings learn from, by the ids of the trainings
+const lists = new Map(); // names of lists, by training id
 /** @typedef {{session: string, base: string, name: string, answers: number}} Taught */
 /** @type {Record<string, Taught>} */
-let sessions = state.recall("sessions", {}); // of Teach, by the ids of their models
+let sessions = state.recall("sessions", {}); // sessions of Teach, by model id
 
 /** @param {import("./api.js").Ratings} ratings @param {boolean} use */
 async function taught(ratings, use) {
@@ -128,7 +128,7 @@ function forgetSession(session) {
 const sessionOf = (model) => (Object.hasOwn(sessions, model.id) ? sessions[model.id].session : null);
 
 /**
- * The list of a training, or the name under which a model is saved.
+ * Returns the name of a saved model, or the name of its list.
  * @param {ModelInfo} model
  */
 function nameOf(model) {
@@ -170,7 +170,7 @@ function showModels(current) {
 /** @param {state.State} asked */
 const viewOf = (asked) => (Object.hasOwn(VIEWS, asked.view) ? asked.view : "train");
 
-/** The links lead to the views as the user left them, with the current model and training. */
+/** Updates the links. They open the views as the user left them, with the current model and training. */
 function showViews() {
   const asked = state.read();
   for (const link of document.querySelectorAll("#views a")) {
@@ -181,7 +181,7 @@ function showViews() {
   }
 }
 
-/** Opens the view that the address names. */
+/** Opens the view in the address. */
 async function open() {
   ends.abort();
   ends = new AbortController();
@@ -234,7 +234,7 @@ async function open() {
   }
 }
 
-let missing = false; // whether a part of the page could not be loaded: a browser may not ask for it twice
+let missing = false; // whether a part of the page failed to load. A browser may not ask for it twice
 
 /** @param {{load: () => Promise<View>}} view */
 async function load(view) {
@@ -248,7 +248,7 @@ async function load(view) {
 }
 
 /**
- * Follows the training of the address, or the one that its model is of.
+ * Follows the training in the address, or that of the model in the address.
  * @param {state.State} asked
  * @param {AbortSignal} signal
  */
@@ -265,14 +265,14 @@ async function followAsked(asked, signal) {
   }
 }
 
-let notice = ""; // is shown above the next view
+let notice = ""; // appears above the next view
 
 function another() {
   state.push(state.address({ model: null, session: null }));
   return start();
 }
 
-/** Offers ways to go on, below an error that leaves nothing else to do. */
+/** Shows links to continue with, below an error that ends the view. */
 function waysOn() {
   const retry = async () => {
     if (missing) {
@@ -280,7 +280,7 @@ function waysOn() {
         await api.jobs();
         return location.reload();
       } catch {
-        // The server is still gone: start shows it.
+        // The server still does not answer. start shows the error.
       }
     }
     return start();
@@ -293,7 +293,7 @@ function waysOn() {
   );
 }
 
-/** Opens another view. The focus may have been in the one before. */
+/** Opens another view, and moves the focus if it was in the previous one. */
 async function turn() {
   await open();
   if (document.activeElement === document.body) root.focus({ preventScroll: true });
@@ -320,7 +320,7 @@ function waitForModel(signal) {
 }
 
 /**
- * Goes to another view, or to another model. The browser's Back button comes back.
+ * Goes to another view or model. The browser's Back button returns.
  * @param {Record<string, any>} changes
  */
 function go(changes) {
@@ -346,7 +346,7 @@ function setUpTheme() {
   try {
     theme = localStorage.getItem("theme") ?? "auto";
   } catch {
-    // A browser that keeps nothing asks each time.
+    // This browser has no storage, so it uses the system's theme.
   }
   if (!THEMES.includes(theme)) theme = "auto";
   paint(theme);
@@ -362,7 +362,7 @@ function setUpTheme() {
 }
 
 /**
- * Shows what has happened to the training, in the header.
+ * Shows the state of the training in the header.
  * @param {string} what
  */
 function showTraining(what) {
@@ -392,7 +392,7 @@ function showTraining(what) {
   }
 }
 
-/** Asks the server for its trainings and models, and opens the view. */
+/** Loads the trainings and models from the server, and opens the view. */
 async function start() {
   try {
     const jobs = await api.jobs();

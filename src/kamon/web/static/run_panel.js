@@ -1,4 +1,4 @@
-// The training that is followed: its state, its losses, and its samples step by step.
+// The current training: its state, its losses, and its samples step by step.
 
 import * as api from "./api.js";
 import { lines } from "./lines.js";
@@ -43,7 +43,7 @@ export class RunPanel {
     this.context = context;
     this.watch = watch;
     this.shown = ""; // the model whose samples are on the page
-    this.wanted = state.step === undefined ? null : Number(state.step); // the step to look at; null: the usual one
+    this.wanted = state.step === undefined ? null : Number(state.step); // the chosen step, or null for the usual one
     this.status = h("p", { class: "status" });
     this.numbers = h("div");
     this.made = h("p", { class: "made" });
@@ -70,7 +70,7 @@ export class RunPanel {
     this.node = this.layout();
     this.all.addEventListener("toggle", () => this.all.open && this.drawAll());
     this.slider.addEventListener("input", () => this.scrub());
-    this.frame = 0; // of the browser, in which it will be drawn
+    this.frame = 0; // the requested animation frame
     watch.listen((what) => this.heard(what), signal);
     signal.addEventListener("abort", () => cancelAnimationFrame(this.frame));
     this.draw();
@@ -103,7 +103,7 @@ export class RunPanel {
     return form;
   }
 
-  /** The place, among the moments, of the one that is looked at. */
+  /** Returns the place of the chosen step among the moments. */
   place() {
     return placeAt(this.watch.job, this.wanted);
   }
@@ -132,7 +132,7 @@ export class RunPanel {
     try {
       watch.take(await api.steer(watch.job.id, action));
       this.draw();
-      [this.pause, this.resume, this.stop].find((each) => !each.hidden)?.focus(); // the one pressed may be gone
+      [this.pause, this.resume, this.stop].find((each) => !each.hidden)?.focus(); // the pressed one may be hidden now
       this.context.say(STEERED[action]);
     } catch (error) {
       this.context.fail(error, this.errors);
@@ -199,7 +199,7 @@ export class RunPanel {
     this.slider.setAttribute("aria-valuetext", `step ${moment.step}`);
     this.sliderText.textContent = `step ${count(moment.step)}`;
     if (this.all.open) this.drawAll();
-    if (this.shown === moment.model) return; // a link that is replaced cannot be clicked
+    if (this.shown === moment.model) return; // replacing the links would prevent clicks
     this.shown = moment.model;
     if (!moment.samples.length) replaceContent(this.names, h("li", {}, "only copies of entries in the list"));
     else replaceContent(this.names, ...moment.samples.map((each) => h("li", {}, named(each))));

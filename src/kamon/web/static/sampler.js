@@ -1,10 +1,10 @@
-// How a token is drawn, without asking the server: the same as kamon/engines/philox.py and kamon/generation/.
+// Sampling a token without the server, exactly as in kamon/engines/philox.py and kamon/generation/.
 // The tests compare the two.
 
 const MASK32 = 0xffffffffn;
 
 /**
- * A number in [0, 1) for the draw at `position` of sample `index`: Philox4x32-10, 53 random bits.
+ * Returns a number in [0, 1) for the token at `position` of sample `index`: Philox4x32-10, 53 bits.
  * @param {number|bigint} seed
  * @param {number|bigint} index
  * @param {number|bigint} position
@@ -25,7 +25,7 @@ export function uniform(seed, index, position) {
 }
 
 /**
- * softmax(logits / temperature). If the temperature is too low to compute it, the largest logit has all.
+ * Returns softmax(logits / temperature), or 1 for the largest logit if the temperature is too low.
  * @param {number[]} logits
  * @param {number} temperature
  * @returns {number[]}
@@ -54,7 +54,7 @@ function sums(numbers) {
 }
 
 /**
- * The place at which the running sum of softmax(logits / temperature) passes u, 0 ≤ u < 1.
+ * Returns the place at which the running sum of softmax(logits / temperature) passes u, 0 ≤ u < 1.
  * @param {number[]} logits
  * @param {number} temperature
  * @param {number} u
@@ -75,13 +75,13 @@ export function choose(logits, temperature, u) {
  */
 
 /**
- * The tokens that may come after `length` characters, in ascending order.
+ * Returns the tokens that may come after `length` characters, in ascending order.
  * @param {number[]} logits
  * @param {number} temperature
  * @param {number} bos  the token that ends a document
  * @param {number} length
  * @param {Conditions} conditions
- * @param {Set<number>} [excluded]  none of these
+ * @param {Set<number>} [excluded]  tokens to leave out
  * @returns {number[]}
  */
 export function allowed(logits, temperature, bos, length, conditions, excluded) {
@@ -89,7 +89,7 @@ export function allowed(logits, temperature, bos, length, conditions, excluded) 
   let tokens = logits.map((_, token) => token).filter((token) => !excluded?.has(token));
   if (length < min_len) tokens = tokens.filter((token) => token !== bos);
   if (top_k !== null || top_p < 1) {
-    tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort: of equal ones the first
+    tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort, so that the first of equal ones wins
     if (top_k !== null) tokens = tokens.slice(0, top_k);
     if (top_p < 1) {
       const running = sums(

@@ -1,16 +1,16 @@
-// The state of a session of Teach: plain objects, and functions that return the next one.
+// The state of a Teach session: plain objects, and functions that return the next state.
 
 /**
  * @typedef {import("./api.js").Ratings} Ratings
  * @typedef {import("./api.js").Answer} Answer
- * @typedef {string|string[]} Proposal  a name, or two to compare
- * @typedef {Answer|"undo"|"more"} Message  to the server; "more" asks for other proposals without an answer
+ * @typedef {string|string[]} Proposal  a name, or two names to compare
+ * @typedef {Answer|"undo"|"more"} Message  a message to the server. "more" asks for other proposals
  *
  * @typedef {object} Session
  * @property {Ratings} ratings  as the server last sent them
- * @property {Message[]} waiting  messages that the server has not answered yet; it may be working on the first
- * @property {ReadonlySet<string>} skipped  keys of proposals
- * @property {Proposal[]} before  what the model proposed before it last learned
+ * @property {Message[]} waiting  messages without an answer yet. The server may be working on the first
+ * @property {ReadonlySet<string>} skipped  keys of skipped proposals
+ * @property {Proposal[]} before  the proposals from before the model last learned
  */
 
 const NUM_SHOWN = 8; // proposals before and after learning
@@ -35,7 +35,7 @@ function unsent({ waiting }) {
 }
 
 /**
- * The proposals that the user has neither answered nor skipped.
+ * Returns the proposals that the user has neither answered nor skipped.
  * @param {Session} session
  * @returns {Proposal[]}
  */
@@ -45,7 +45,7 @@ export function queueOf(session) {
 }
 
 /**
- * How many answers there are, and how many are missing until the model learns.
+ * Returns the number of answers, and how many more the model needs to learn.
  * @param {Session} session
  */
 export function progressOf(session) {
@@ -56,7 +56,7 @@ export function progressOf(session) {
 }
 
 /**
- * The answer that a key gives to a proposal; null if the key means nothing for it.
+ * Returns the answer for a key, or null if the key has no meaning for this proposal.
  * @param {Proposal} proposal
  * @param {string} key  "y" or "n" for a name, "a" or "b" for a pair
  * @returns {Answer|null}
@@ -78,7 +78,7 @@ export function sending(session, message) {
 }
 
 /**
- * The server has answered the first message.
+ * Returns the state after the server's answer to the first message.
  * @param {Session} session
  * @param {Ratings} ratings
  * @returns {Session}
@@ -90,7 +90,7 @@ export function answered(session, ratings) {
 }
 
 /**
- * The first proposals, which are shown beside those before the model learned.
+ * Returns the first proposals, to compare with those from before the model learned.
  * @param {Session} session
  */
 export function shownOf(session) {
@@ -98,7 +98,7 @@ export function shownOf(session) {
 }
 
 /**
- * The server could not be reached: it gets none of the messages.
+ * Returns the state after a failed connection, without the waiting messages.
  * @param {Session} session
  * @returns {Session}
  */
@@ -116,9 +116,9 @@ export function skipping(session, proposal) {
 }
 
 /**
- * The last answer is taken back. If the server may have it already, it gets the message "undo".
+ * Returns the state without the last answer. If the server may have it, the message is "undo".
  * @param {Session} session
- * @param {boolean} busy  whether the server works on the first message
+ * @param {boolean} busy  whether the server is working on the first message
  * @returns {{session: Session, undo: boolean}}  undo: whether the server has to undo
  */
 export function takenBack(session, busy) {

@@ -1,4 +1,4 @@
-// The trainings and models that the server has: to look at, to stop, to save and to delete.
+// The trainings and models of the server, which the user can open, stop, save and delete.
 
 import * as api from "./api.js";
 import { button, h, panel, append, replaceContent, setDisabled } from "./dom.js";
@@ -14,13 +14,13 @@ import { isOver, queued } from "./watch.js";
  * @typedef {import("./api.js").Job} Job
  */
 
-const LOOK = 2000; // ms between two looks, while something is being trained
+const LOOK = 2000; // ms between two requests during a training
 
 /** @param {ModelInfo[]} models @param {Job} job */
 const has = (models, job) => models.some((each) => each.id === job.id);
 
 /**
- * How far a training is.
+ * Returns the progress of a training.
  * @param {Job} job
  */
 function stateOf(job) {
@@ -47,7 +47,7 @@ export class ShelfPanel {
     this.ask = api.latest(signal);
     /** @type {ReturnType<typeof setTimeout>|undefined} */
     this.timer = undefined;
-    this.saving = ""; // the id of the model whose form is open
+    this.saving = ""; // the id of the model with an open form
     watch.listen((what) => {
       if (what === "job" || what === "end") this.look();
     }, signal);
@@ -56,8 +56,8 @@ export class ShelfPanel {
   }
 
   /**
-   * Asks the server what there is, and draws it.
-   * @param {HTMLElement} [pressed]  a button that may be gone now
+   * Loads the trainings and models, and shows them.
+   * @param {HTMLElement} [pressed]  a button that may have disappeared
    */
   async look(pressed) {
     clearTimeout(this.timer);
@@ -65,7 +65,7 @@ export class ShelfPanel {
       const [jobs, models] = await this.ask((signal) => Promise.all([api.jobs(signal), api.models(signal)]));
       if (this.context.signal.aborted) return;
       const focus = document.activeElement;
-      const inUse = focus !== pressed && this.list.contains(focus); // another button, or a name being typed
+      const inUse = focus !== pressed && this.list.contains(focus); // another button, or the field for a name
       if (!inUse) this.draw(jobs, models);
       if (pressed && document.activeElement === document.body) {
         this.node.tabIndex = -1;
@@ -159,7 +159,7 @@ export class ShelfPanel {
   }
 
   /**
-   * Does what a button is for, and draws what there is then.
+   * Runs the action of a button, and shows the new state.
    * @param {Event} event
    * @param {() => Promise<unknown>} act
    */
@@ -178,7 +178,7 @@ export class ShelfPanel {
   }
 
   /**
-   * A button that acts when it is pressed twice.
+   * A button that acts only on the second press.
    * @param {string} label
    * @param {string} title
    * @param {() => Promise<unknown>} act
@@ -204,8 +204,8 @@ export class ShelfPanel {
   }
 
   /**
-   * Leaves what is no longer there.
-   * @param {string} id  of a training or model that the server has forgotten
+   * Leaves a view if its training or model has been deleted.
+   * @param {string} id  of the deleted training or model
    */
   async forgotten(id) {
     const { context } = this;

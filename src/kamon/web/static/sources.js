@@ -1,11 +1,11 @@
-// Where the scalar engine computes what a panel shows.
+// Links to the code of the scalar engine that computes the contents of a panel.
 
 import { h } from "./dom.js";
 
 /**
- * A line that names the functions; null if there are none.
+ * Returns a line with the names of the functions, or null if there are none.
  * @param {Record<string, import("./api.js").Source>} sources
- * @param {...string} names  of panels; all if none is given
+ * @param {...string} names  names of panels (by default all)
  */
 export function sourceLine(sources, ...names) {
   const found = (names.length ? names : Object.keys(sources))

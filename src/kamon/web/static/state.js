@@ -1,15 +1,15 @@
-// What a view shows is in the address, so that it can be shared and survives a reload.
+// The address contains the state of a view, so that the user can share and reload it.
 
 /** @typedef {Record<string, string>} State */
 
-const DELAY = 150; // ms; a browser refuses an address that changes with each move of a slider
+const DELAY = 150; // ms. Browsers limit how often the address can change
 /** @type {string|null} */
-let next = null; // the address that the browser will get
+let next = null; // the next address of the browser
 /** @type {ReturnType<typeof setTimeout>|undefined} */
 let timer;
 
 /**
- * The state in the address.
+ * Returns the state in the address.
  * @returns {State}
  */
 export function read() {
@@ -17,7 +17,7 @@ export function read() {
 }
 
 /**
- * The address with some of its values changed; null and "" take one out.
+ * Returns the address with some values changed. null and "" remove a value.
  * @param {Record<string, string|number|boolean|null|undefined>} changes
  * @param {State} [from]
  */
@@ -31,7 +31,7 @@ export function address(changes, from = read()) {
 }
 
 /**
- * Changes the address in place.
+ * Changes the address without a new step in the history.
  * @param {Record<string, string|number|boolean|null|undefined>} changes
  */
 export function change(changes) {
@@ -40,7 +40,7 @@ export function change(changes) {
   timer = setTimeout(settle, DELAY);
 }
 
-/** Gives the browser its new address, and remembers the state of the view. */
+/** Sets the new address of the browser, and remembers the state of the view. */
 function settle() {
   clearTimeout(timer);
   if (next !== null) history.replaceState(null, "", next);
@@ -52,7 +52,7 @@ function settle() {
 const OF_A_MODEL = ["prefix", "end", "seed", "position", "at", "layer", "head"];
 
 /**
- * The state in which the user left a view, for the current model and training.
+ * Returns the last state of a view, for the current model and training.
  * @param {string} view
  * @returns {State}
  */
@@ -68,7 +68,7 @@ export function left(view) {
 const MAX_SIZE = 1 << 20; // characters of one value
 
 /**
- * The value that was remembered under a name. It lasts as long as the tab is open.
+ * Returns the value remembered under a name. It lasts while the tab is open.
  * @template T
  * @param {string} name
  * @param {T} usual
@@ -78,14 +78,14 @@ export function recall(name, usual) {
   try {
     return JSON.parse(sessionStorage.getItem(`kamon ${name}`) ?? "null") ?? usual;
   } catch {
-    return usual; // the browser keeps nothing
+    return usual; // the browser has no storage
   }
 }
 
 /**
  * Remembers a value under a name.
  * @param {string} name
- * @param {unknown} value  null forgets the value before
+ * @param {unknown} value  null removes the value
  */
 export function remember(name, value) {
   try {
@@ -93,12 +93,12 @@ export function remember(name, value) {
     if (value === null || text.length > MAX_SIZE) sessionStorage.removeItem(`kamon ${name}`);
     else sessionStorage.setItem(`kamon ${name}`, text);
   } catch {
-    // the browser keeps nothing, or its store is full
+    // the browser has no storage, or it is full
   }
 }
 
 /**
- * Goes to an address, as a step in the history.
+ * Goes to an address and adds a step to the history.
  * @param {string} to
  */
 export function push(to) {
@@ -106,7 +106,7 @@ export function push(to) {
   history.pushState(null, "", to);
 }
 
-/** Forgets the address to be: the browser has gone to another one by itself. */
+/** Drops the next address, because the browser has gone to another one. */
 export function moved() {
   clearTimeout(timer);
   next = null;
@@ -115,9 +115,9 @@ export function moved() {
 addEventListener("pagehide", settle);
 
 /**
- * A number from the address, moved into its limits.
+ * Returns a number from the address, within limits.
  * @param {string|undefined} text
- * @param {number} usual  the number if the text is none
+ * @param {number} usual  the default
  * @param {number} min
  * @param {number} max
  */

@@ -1,4 +1,4 @@
-// Teach: the user rates names, one by one or in pairs, and the model learns from the answers.
+// Teach: the user rates names or pairs of names, and the model learns from the answers.
 
 import * as api from "./api.js";
 import { copies, flags, placeOf, python, shell } from "./copy.js";
@@ -113,7 +113,7 @@ function beginPanel(context, model) {
 }
 
 /**
- * Opens a session in place of the panel that began it, and gives it the focus.
+ * Replaces the start panel with the session, and moves the focus there.
  * @param {Context} context
  * @param {Ratings} ratings
  */
@@ -154,7 +154,7 @@ function thumb(text, down, press, props) {
 const looks = (text) => `card${reducedMotion.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
 
 /**
- * The session as Python, and the command that starts one.
+ * Returns the session as Python, and the command that starts one.
  * @param {Ratings} ratings
  * @param {string} place  of the base model
  */
@@ -175,7 +175,7 @@ function codeOf(ratings, place) {
   };
 }
 
-/** A session under way. The next card appears at once, without waiting for the server. */
+/** A running session. The next card appears without waiting for the server. */
 class SessionView {
   /**
    * @param {Context} context
@@ -184,7 +184,7 @@ class SessionView {
   constructor(context, ratings) {
     this.context = context;
     this.state = session.begun(ratings);
-    this.busy = false; // whether the server works on a message
+    this.busy = false; // whether the server is working on a message
     this.card = h("div", { class: "cards" });
     this.progress = h("p", { class: "status", "aria-live": "polite" });
     this.errors = h("div", { class: "errors" });
@@ -318,7 +318,7 @@ class SessionView {
   }
 
   /**
-   * Sends a message after those that wait. The next card does not wait for it.
+   * Sends a message after the waiting ones. The next card does not wait for it.
    * @param {import("./session.js").Message} message
    */
   async send(message) {
@@ -328,7 +328,7 @@ class SessionView {
     this.busy = true;
     replaceContent(this.errors);
     try {
-      while (this.state.waiting.length) await this.sendFirst(); // also if the user has left the view
+      while (this.state.waiting.length) await this.sendFirst(); // even if the user has left the view
     } catch (error) {
       this.state = session.failed(this.state);
       this.draw();
@@ -363,7 +363,7 @@ class SessionView {
 
   /** @param {boolean} use  whether to use the taught model from now on */
   takeNote(use) {
-    this.context.taught(this.state.ratings, use).catch(() => {}); // then the header keeps the model before
+    this.context.taught(this.state.ratings, use).catch(() => {}); // on an error, the header keeps the previous model
   }
 
   drawResults() {

@@ -1,10 +1,10 @@
 // Texts: the encoding and the columns of a list, the letters that a model knows, and names that are
-// safe to show beside other words.
+// safe to show in a sentence.
 
 const CONTROLS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 /**
- * The text with its controls of direction spelled out: they would turn the words around it.
+ * Returns the text with its direction controls written out, so that they do not affect other words.
  * @param {string} text
  */
 export function safe(text) {
@@ -14,7 +14,7 @@ export function safe(text) {
 const LEFTWARD = /[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 /**
- * A text for the middle of a sentence: safe, cut after `max` characters, of its own direction.
+ * Returns a text for use in a sentence: safe, cut after `max` characters, with its own direction.
  * @param {string} text
  * @param {number} [max]
  */
@@ -24,7 +24,7 @@ export function inline(text, max = 60) {
 }
 
 /**
- * The beginning of a text; "…" says that there is more.
+ * Returns the beginning of a text, with "…" if it is longer.
  * @param {string} text
  * @param {number} [max]  characters
  */
@@ -34,9 +34,9 @@ export function clipped(text, max = 60) {
 }
 
 /**
- * A text in the letters that a model knows: as it is, else in lower case, capitals, or without accents.
+ * Returns a text in letters that a model knows: unchanged, in lower case, capitals, or without accents.
  * @param {string} text
- * @param {ReadonlySet<string>|null} known  single characters; null if the model knows them all
+ * @param {ReadonlySet<string>|null} known  single characters, or null if the model knows all
  * @returns {{text: string, unknown: string[]}}
  */
 export function readAs(text, known) {
@@ -57,7 +57,7 @@ export function readAs(text, known) {
 }
 
 /**
- * The sentence for characters that a model does not know.
+ * Returns the sentence for characters that a model does not know.
  * @param {string[]} unknown
  * @param {ReadonlySet<string>} known
  */
@@ -70,7 +70,7 @@ export function unknownSentence(unknown, known) {
 }
 
 /**
- * "a–z, space and -": the characters of a list; only their number if they are many.
+ * Returns the characters of a list, such as "a–z, space and -", or their number if they are many.
  * @param {ReadonlySet<string>} known
  */
 export function ranges(known) {
@@ -92,10 +92,10 @@ export function ranges(known) {
 }
 
 /**
- * The text of a file in UTF-8 or UTF-16, else in Windows-1252, with a note for the user.
+ * Returns the text of a file in UTF-8, UTF-16 or otherwise Windows-1252, with a note for the user.
  * @param {Uint8Array} bytes
  * @param {string} name
- * @returns {{text: string, note: string, fault: string}}  fault: why it is not a text
+ * @returns {{text: string, note: string, fault: string}}  fault: the reason why it is not a text
  */
 export function decoded(bytes, name) {
   const [a, b] = bytes;
@@ -128,11 +128,11 @@ export function decoded(bytes, name) {
   }
 }
 
-const SAMPLED = 20000; // characters of a table that are looked at
+const SAMPLED = 20000; // characters of a table to check
 const NAMED = /^(text|names?|words?|titles?|entry|label|brand)$/i;
 
 /**
- * The column whose cells look most like words or names, and not like numbers or ids.
+ * Returns the column whose cells look most like words or names, not numbers or ids.
  * @param {string} text
  * @param {string} format
  * @param {string[]} columns
@@ -145,7 +145,7 @@ export function wordiest(text, format, columns) {
 }
 
 /**
- * How much the cells of a column look like words or names, from 0 to 1.
+ * Returns how much the cells of a column look like words or names, from 0 to 1.
  * @param {string[]} column
  */
 function wordy(column) {
@@ -177,7 +177,7 @@ function parsed(text) {
 }
 
 /**
- * Rows of a table without its first.
+ * Returns the rows of a table without the first one.
  * @param {string} text
  * @param {string} format
  * @param {number} width  columns
@@ -209,7 +209,7 @@ function split(text, delimiter) {
 const NUMBERS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
 /**
- * "You liked 2 of the first ten, 6 of the last ten."; "" if there are too few to compare.
+ * Returns "You liked 2 of the first ten, 6 of the last ten.", or "" if there are too few.
  * @param {import("./api.js").Answer[]} answers
  */
 export function likedSentence(answers) {
@@ -222,7 +222,7 @@ export function likedSentence(answers) {
 }
 
 /**
- * A free name to save a model under: "my brands.txt" is "my-brands".
+ * Returns an unused name for a model. "my brands.txt" gives "my-brands".
  * @param {string} source
  * @param {string[]} taken
  */

@@ -1,4 +1,4 @@
-// How a model reads a text, as labels, sentences and a chart.
+// The trace of a text as labels, sentences and a chart.
 
 import { fixed, percent, visible } from "./format.js";
 import { inline } from "./text.js";
@@ -6,7 +6,7 @@ import { inline } from "./text.js";
 /** @typedef {import("./api.js").Trace} Trace */
 
 /**
- * The labels of the tokens; the one that begins and ends a document is "◦".
+ * Returns the labels of the tokens. The one before and after a document is "◦".
  * @param {Trace} trace
  */
 export function labelsOf(trace) {
@@ -14,7 +14,7 @@ export function labelsOf(trace) {
 }
 
 /**
- * How much a token attends to each token up to it.
+ * Returns how much a token attends to each token up to it.
  * @param {Trace} trace
  * @param {{layer: number, head: number, row: number}} at
  */
@@ -23,7 +23,7 @@ export function weightsOf(trace, { layer, head, row }) {
 }
 
 /**
- * What a token attends to most.
+ * Returns a sentence about the token that gets the most attention.
  * @param {Trace} trace
  * @param {{layer: number, head: number, row: number}} at
  */
@@ -38,7 +38,7 @@ export function attentionSentence(trace, at) {
 }
 
 /**
- * The surprisal of the token after this one. "" if it is the last.
+ * Returns the surprisal of the next token, or "" for the last token.
  * @param {Trace} trace
  * @param {number} row
  */

@@ -1,4 +1,4 @@
-// Train: a list, its cleaning, a time; the losses and samples as they come, and back again.
+// Train: choose a list and a time, then watch the losses and samples.
 
 import { h, append } from "./dom.js";
 import { ListPanel } from "./list_panel.js";

@@ -1,4 +1,4 @@
-// What the form of the Train view asks for: a list, a time and settings, as requests and as code.
+// The form of the Train view (list, time and settings) as requests and as code.
 
 import { flags, keywords, python, shell } from "./copy.js";
 
@@ -6,10 +6,10 @@ import { flags, keywords, python, shell } from "./copy.js";
  * @typedef {import("./api.js").Format} Format
  *
  * @typedef {object} Form
- * @property {boolean} own  whether to learn the user's own list, and not the built-in one
+ * @property {boolean} own  whether to train on the user's own list, not the built-in one
  * @property {string} text  the list
- * @property {string} name  of the list; "" if it has none
- * @property {string} file  the name of the file that the list is from; "" for a pasted one
+ * @property {string} name  of the list, or ""
+ * @property {string} file  the name of its file, or "" for a pasted list
  * @property {Format} format
  * @property {string} column  of a table
  * @property {string[]} given  columns of a table whose values the entries are learned under
@@ -17,9 +17,9 @@ import { flags, keywords, python, shell } from "./copy.js";
  * @property {boolean} header  whether the first row of a table is a header
  * @property {string} budget  seconds to train for
  * @property {string} seed
- * @property {string} initFrom  "base" or "scratch"; "" for what suits the list
+ * @property {string} initFrom  "base", "scratch", or "" for automatic
  * @property {boolean} blend  whether to blend the GPT with an n-gram
- * @property {Record<string, number>} settings  those that the user has filled in
+ * @property {Record<string, number>} settings  those that the user has set
  */
 
 /** @param {Pick<Form, "format">} form */
@@ -38,7 +38,7 @@ function hasHeader(form) {
 }
 
 /**
- * The name of the list for the command line: a file, or the built-in list.
+ * Returns the list for the command line: a file, or the built-in list.
  * @param {Form} form
  */
 export function sourceOf(form) {
@@ -47,7 +47,7 @@ export function sourceOf(form) {
 }
 
 /**
- * The format that the name of a file says.
+ * Returns the format for a file name.
  * @param {string} name
  * @returns {Format}
  */
@@ -69,7 +69,7 @@ function givenColumns(form) {
 const named = ({ name }) => (name ? { name } : {});
 
 /**
- * The body of a request about the list.
+ * Returns the body of a request about the list.
  * @param {Form} form
  */
 export function listRequest(form) {
@@ -82,7 +82,7 @@ export function listRequest(form) {
 }
 
 /**
- * The body of a request for the columns of a table.
+ * Returns the body of a request for the columns of a table.
  * @param {Form} form
  */
 export function columnsRequest(form) {
@@ -91,7 +91,7 @@ export function columnsRequest(form) {
 }
 
 /**
- * The body of a request that begins the training.
+ * Returns the body of a request that starts the training.
  * @param {Form} form
  * @returns {import("./api.js").BodyOf<"POST /jobs">}
  */
@@ -111,7 +111,7 @@ export function jobRequest(form) {
 }
 
 /**
- * The training as a command and as Python.
+ * Returns the training as a command and as Python.
  * @param {Form} form
  */
 export function codeOf(form) {

@@ -1,4 +1,4 @@
-// Follows one training by the events that the server sends, in all views.
+// Follows one training through the server's events, in all views.
 
 import * as api from "./api.js";
 
@@ -8,7 +8,7 @@ import * as api from "./api.js";
  */
 
 /**
- * How many trainings begin before this one.
+ * Returns a sentence about the place of a training in the queue.
  * @param {Job} job
  */
 export function queued(job) {
@@ -23,10 +23,10 @@ export function isOver(job) {
 }
 
 const KINDS = ["start", "progress", "moment", "end"];
-const LOOK_AGAIN = 1000; // ms after the stream of events has closed
-const RETRY = 2000; // ms after a question that was not answered
+const LOOK_AGAIN = 1000; // ms after the event stream has closed
+const RETRY = 2000; // ms after a failed request
 
-/** Follows one training, and tells listeners what happens to it. */
+/** Follows one training and notifies listeners. */
 export class Watch {
   constructor() {
     /** @type {Job|null} */
@@ -42,8 +42,8 @@ export class Watch {
   }
 
   /**
-   * @param {(what: string) => void} listener  gets "job", "connection", "gone", or the kind of an event
-   * @param {AbortSignal} signal  ends the listening
+   * @param {(what: string) => void} listener  called with "job", "connection", "gone", or the kind of an event
+   * @param {AbortSignal} signal  stops the listener when it aborts
    */
   listen(listener, signal) {
     this.listeners.add(listener);
@@ -56,7 +56,7 @@ export class Watch {
   }
 
   /**
-   * Takes a job as the server has just sent it.
+   * Uses a new state of the job from the server.
    * @param {Job} job
    */
   take(job) {
@@ -71,7 +71,7 @@ export class Watch {
     this.tell("connection");
   }
 
-  /** @param {Job|null} job  to follow from now on */
+  /** @param {Job|null} job  the job to follow */
   follow(job) {
     this.source?.close();
     clearTimeout(this.timer);
@@ -106,7 +106,7 @@ export class Watch {
   }
 
   /**
-   * Asks what has become of a training whose events have ended.
+   * Loads the state of a training whose event stream has ended.
    * @param {string} id
    */
   async look(id) {
@@ -130,7 +130,7 @@ export class Watch {
 }
 
 /**
- * The job after an event: "start" and "end" have all of it, "progress" the new points, "moment" a new moment.
+ * Returns the job after an event. "start" and "end" contain all of it, "progress" and "moment" the new part.
  * @param {Job} job
  * @param {string} kind
  * @param {any} event
@@ -151,7 +151,7 @@ export function merged(job, kind, event) {
 }
 
 /**
- * Points with those of an event that are after the last one.
+ * Returns the points, with those of an event that come after the last one.
  * @param {[number, number][]} points
  * @param {[number, number][]} more
  */

@@ -14,9 +14,9 @@ from kamon.errors import ConfigError
 from kamon.model import Model
 from kamon.web.views.source_links import Source, sources_of
 
-NUM_LIKELY = 4  # most likely tokens that are drawn, besides the target
-MAX_TOKENS = 20_000  # of a vocabulary; each takes four Values
-MAX_INPUT = 1e6  # of an expression
+NUM_LIKELY = 4  # most likely tokens to draw, besides the target
+MAX_TOKENS = 20_000  # of a vocabulary. Each token takes four Values
+MAX_INPUT = 1e6  # of the numbers of an expression
 COMMON_SOURCES: dict[str, Callable[..., Any]] = {
     "value": Value.__init__,
     "order": topological_order,
@@ -28,8 +28,8 @@ COMMON_SOURCES: dict[str, Callable[..., Any]] = {
 class Node:
     """A Value.
 
-    inputs: the ids of the nodes from which it was computed. local_grads: its derivatives with
-    respect to these. folded: the number of terms, if the node is a sum of several.
+    inputs: ids of the nodes that it was computed from. local_grads: derivatives with respect to
+    these. folded: number of terms, if the node is a sum of several.
     """
 
     id: int
@@ -44,8 +44,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Added:
-    """The amount local_grad · grad that a node adds to the gradient of its input `to`, and that
-    gradient afterwards."""
+    """The amount local_grad · grad that a node adds to the gradient of its input `to`, and the
+    gradient after that."""
 
     to: int
     amount: float
@@ -54,7 +54,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Step:
-    """The node `id` adds to the gradients of its inputs."""
+    """A step: the node `id` adds to the gradients of its inputs."""
 
     id: int
     added: list[Added]
@@ -64,8 +64,8 @@ class Step:
 class Graph:
     """Nodes, each after its inputs, and the steps of `Value.backward`.
 
-    backward: ids in the order of the steps. num_values: of the whole computation. folded: a
-    sentence about the Values that are not drawn, if there are some.
+    backward: ids in the order of the steps. num_values: number of Values in the whole computation.
+    folded: a sentence about the Values that are not drawn, if any.
     """
 
     nodes: list[Node]
@@ -79,7 +79,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Drawn:
-    """How a Value is drawn. inputs: to draw instead of its own, each with derivative 1."""
+    """How to draw a Value. inputs: those to draw instead of its inputs, each with derivative 1."""
 
     label: str
     op: str
@@ -88,7 +88,7 @@ class Drawn:
 
 
 def expression(a: float, b: float, c: float) -> Graph:
-    """((a·b + c).relu() − 1)² and its gradient."""
+    """Return the graph of ((a·b + c).relu() − 1)² and its gradient."""
     for name, number in (("a", a), ("b", b), ("c", c)):
         if not abs(number) <= MAX_INPUT:
             raise ConfigError(f"{name} must be from −{MAX_INPUT:,.0f} to {MAX_INPUT:,.0f}")
@@ -110,10 +110,12 @@ def expression(a: float, b: float, c: float) -> Graph:
 
 
 def loss(model: Model, text: str, position: int) -> Graph:
-    """−log p of the token at `position` of the text, from 0, or of the end after the last token.
+    """Return the graph of −log p of a token of the text, or of the end.
 
-    The graph begins at the model's logits and uses the scalar engine's softmax and log. It draws
+    The graph starts at the model's logits and uses the scalar engine's softmax and log. It shows
     only the most likely tokens and the target, but the sum is over all tokens.
+
+    position: of the token, from 0. The end comes after the last token.
 
     Raises:
         TokenizerError: the model does not know a character.
@@ -148,7 +150,7 @@ def loss(model: Model, text: str, position: int) -> Graph:
 
 
 def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph:
-    """−log softmax(logits)[target]; names: of the tokens, as labels."""
+    """Return the graph of −log softmax(logits)[target]. names: labels of the tokens."""
     leaves = [Value(float(logit)) for logit in logits]
     try:
         root = -scalar.log(softmax(leaves)[target])
@@ -157,7 +159,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
             f"the model gives {names[target]} probability 0 here, which has no logarithm"
         ) from None
     root.backward()
-    # Back along the inputs: what softmax made on its way has no names of its own.
+    # Go back along the inputs, because softmax returns only its results.
     (logged,) = root.inputs
     (probability,) = logged.inputs
     _, inverse = probability.inputs
@@ -167,8 +169,8 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
         partial, term = partial.inputs
         exps.append(term)
     exps = [*exps, partial][::-1]
-    likeliest = sorted(range(len(leaves)), key=lambda token: -leaves[token].data)[:NUM_LIKELY]
-    shown = sorted({*likeliest, target})
+    most_likely = sorted(range(len(leaves)), key=lambda token: -leaves[token].data)[:NUM_LIKELY]
+    shown = sorted({*most_likely, target})
     others = [token for token in range(len(leaves)) if token not in shown]
     if len(others) == 1:
         shown, others = sorted([*shown, *others]), []
@@ -182,7 +184,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
     folded = None
     if others:
         rest = Value(sequential_sum(exps[token].data for token in others))
-        rest.grad = exps[others[0]].grad  # each term's, as they are added alone
+        rest.grad = exps[others[0]].grad  # each term's: the sum only adds them
         drawn[rest] = Drawn(f"exp of {len(others)} others", "+", folded=len(others))
         terms.append(rest)
     name = names[target]
@@ -208,7 +210,7 @@ def loss_of(logits: Sequence[float], target: int, names: Sequence[str]) -> Graph
 def graph(
     root: Value, drawn: Mapping[Value, Drawn], sources: dict[str, Source], folded: str | None = None
 ) -> Graph:
-    """Return the graph of a root whose `backward` was called. A folded Value precedes its sum."""
+    """Return the graph of a root after its `backward`. Folded Values come before their sum."""
     whole = topological_order(root)
     order: list[Value] = []
     for value in whole:
@@ -239,7 +241,7 @@ def graph(
 
 
 def steps(nodes: Sequence[Node], backward: Sequence[int]) -> list[Step]:
-    """`Value.backward`, with every sum on its way."""
+    """Return the steps of `Value.backward`, with each gradient so far."""
     grads = [0.0] * len(nodes)
     grads[backward[0]] = 1.0
     found = []

@@ -1,5 +1,5 @@
-"""The panels of the page's "Look inside": the results of `kamon.evaluation.introspection`, for
-models and texts that are small enough for a server."""
+"""The panels of the page's "Look inside". They show results of `kamon.evaluation.introspection`
+for models and texts that are small enough for a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kamon.web.limits import Limits
 from kamon.web.views.source_links import Source, sources_of
 
 MAX_POINTS = 20_000  # tokens and positions of an embedding map
-NGRAMS_KEPT = 4  # each takes a few hundred bytes per character of its list
+NGRAMS_KEPT = 4  # each uses a few hundred bytes per character of its list
 
 
 # ---- embeddings
@@ -30,7 +30,7 @@ NGRAMS_KEPT = 4  # each takes a few hundred bytes per character of its list
 
 @dataclass(frozen=True)
 class TokenPoint:
-    """A token on the plane of `embeddings`. named: whether there is room for its text."""
+    """A token on the plane of `embeddings`. named: whether to show its text."""
 
     id: int
     text: str
@@ -48,7 +48,7 @@ class PositionPoint:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """wte and wpe, each on its two principal axes. shares: of the variance, per axis."""
+    """wte and wpe on their two principal axes. shares: share of the variance per axis."""
 
     tokens: list[TokenPoint]
     token_shares: tuple[float, float]
@@ -58,7 +58,7 @@ class EmbeddingMap:
 
 
 def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
-    """Where the model's embeddings lie. ConfigError if the model is too large for the map."""
+    """Return the map of the embeddings. ConfigError if the model is too large for it."""
     c = model.config
     check_products((c.vocab_size + c.block_size + 2_000) * c.n_embd**2, limits)
     if c.vocab_size + c.block_size > MAX_POINTS:
@@ -86,7 +86,7 @@ def embedding_map(model: Model, limits: Limits) -> EmbeddingMap:
 
 @dataclass(frozen=True)
 class Token:
-    """text: empty for BOS, at position 0."""
+    """text: empty for BOS, which has position 0."""
 
     id: int
     text: str
@@ -95,10 +95,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Surprise:
-    """The surprisal of a token in bits, −log₂ p given all tokens before it; None if p is 0.
+    """The surprisal of a token in bits, −log₂ p given all tokens before it, None if p is 0.
 
-    text: empty for the end. ngram: of the training set; also None if there is no n-gram. blend: of
-    the model, with an n-gram of the whole list; also None for the GPT only.
+    text: empty for the end. ngram: by an n-gram of the training set, also None without one. blend:
+    by the model with an n-gram of the whole list, also None for a GPT only.
     """
 
     text: str
@@ -111,9 +111,9 @@ class Surprise:
 class Trace:
     """How a model reads BOS and a text of T − 1 tokens.
 
-    attention: of the GPT, (n_layer, n_head, T, T), see `attention_weights`. surprise: of each token
-    after BOS, and of the end unless the model writes text. ngram_order: None if there is no n-gram;
-    then `no_ngram` is a sentence that says why.
+    attention: of the GPT, (n_layer, n_head, T, T), see `attention_weights`. surprise: surprisal of
+    each token after BOS, and of the end unless the model writes text. ngram_order: None without an
+    n-gram. Then `no_ngram` is a sentence with the reason.
     """
 
     tokens: list[Token]
@@ -125,7 +125,7 @@ class Trace:
 
 
 def trace(model: Model, text: str, limits: Limits, ngrams: NgramCache) -> Trace:
-    """How the model reads a text.
+    """Return how the model reads a text.
 
     Raises:
         TokenizerError: the model does not know a character.
@@ -188,14 +188,14 @@ def check_products(products: int, limits: Limits) -> None:
 
 
 class NgramCache:
-    """N-gram models of the last few lists, each counted once for all models that share its list."""
+    """N-gram models of the last few lists. Models of the same list share one."""
 
     def __init__(self) -> None:
         self.ngrams: OrderedDict[object, Ngram | NativeNgram] = OrderedDict()
         self.lock = threading.Lock()
 
     def get(self, model: Model) -> Ngram | NativeNgram:
-        """`introspection.ngram_of` the model."""
+        """Return `introspection.ngram_of` the model."""
         hold_out, c = model.training.held_out is not None, model.config
         how = (hold_out, c.mode, c.long_documents, c.block_size, model.tokenizer.to_json())
         key = (model.docs.sha256(), *how)
@@ -209,12 +209,12 @@ class NgramCache:
 
 
 def why_no_ngram(model: Model, limits: Limits) -> str | None:
-    """The reason why the model has no n-gram to compare it with, or None if it has one."""
+    """Return why the model has no n-gram to compare with, or None if it has one."""
     if not model.docs:
-        return "the model keeps no documents, of which an n-gram could be counted"
+        return "the model does not contain its list"
     if len(model.docs.text) > limits.ngram_bytes:
         return (
-            f"the list has {len(model.docs.text):,} bytes: n-grams are counted of "
-            f"{limits.ngram_bytes:,} at most here"
+            f"the list has {len(model.docs.text):,} bytes, and the limit for n-grams "
+            f"is {limits.ngram_bytes:,}"
         )
     return None

@@ -1,4 +1,4 @@
-"""Where the code is that computes what a panel shows."""
+"""Links to the code that computes the contents of a panel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import kamon
 
 @dataclass(frozen=True)
 class Source:
-    """A function, its file relative to the folder of the package, and its first line."""
+    """A function, its file (relative to the folder of the package), and its first line."""
 
     function: str
     file: str
@@ -23,7 +23,7 @@ class Source:
 
 @cache
 def source_of(function: Callable[..., Any]) -> Source:
-    """Return where a function or method of Kamon is.
+    """Return the place of a function or method of Kamon.
 
     >>> source_of(sources_of).file
     'kamon/web/views/source_links.py'
