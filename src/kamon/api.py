@@ -169,7 +169,7 @@ def train(
 def given_columns(
     column: str | None, given: str | Sequence[str] | None, weight: str | None
 ) -> Columns | None:
-    """Return the columns of a conditional model; None for a model of a list."""
+    """Return the columns of a conditional model, or None for a model of a list."""
     if given is None and weight is None:
         return None
     names = (given,) if isinstance(given, str) else tuple(given or ())

@@ -91,7 +91,7 @@ class Model:
 
     @cached_property
     def known_prompts(self) -> KnownPrompts:
-        """The prompts that it has learned to follow; none if its examples are not stored."""
+        """The prompts that it has learned to follow. None if its examples are not stored."""
         examples = unpack_examples(self.examples) if self.examples else []
         prompts = (example.get("prompt") for example in examples)
         return KnownPrompts.of(prompt for prompt in prompts if isinstance(prompt, str))

@@ -86,7 +86,7 @@ EXAMPLES = """\
 kamon train names -o names
 kamon train names -o better --size large
 kamon train names -o quick --budget 1s --from scratch
-kamon train people.csv --column name --given country,sex --weight births -o people
+kamon train people.csv --column name --given country -o people
 """
 INPUT_AND_OUTPUT = {
     "-o, --output DIR": "directory to save the model in [default: model]",

@@ -45,7 +45,7 @@ Cells: TypeAlias = "Iterator[tuple[str, Sequence[Any]]]"  # where a row is, and 
 
 
 class DataFrame(Protocol):
-    """A DataFrame of pandas or polars, neither of which Kamon needs."""
+    """A DataFrame of pandas or polars. Kamon needs neither package."""
 
     @property
     def columns(self) -> Any:
@@ -100,7 +100,7 @@ def check_name(name: str) -> None:
     if any(char in name for char in "=,:\x1f") or not name.isprintable() or len(name) > MAX_NAME:
         raise ConfigError(
             f"a given column cannot be called {name!r:.100}",
-            f"a name has at most {MAX_NAME} visible characters, none of which is = , or :",
+            f"a name has at most {MAX_NAME} visible characters without = , and :",
         )
 
 
@@ -160,8 +160,8 @@ def read_table(
     """Read a file, a list of mappings or a DataFrame.
 
     Args:
-        source: a path or "-"; "names", the built-in list; an iterable of mappings; or a DataFrame
-            of pandas or polars.
+        source: a path, "-", "names" (the built-in list), an iterable of mappings, or a DataFrame of
+            pandas or polars.
         columns: those to read.
         format, header: of a file, as in `kamon.data.corpus.read`.
 

@@ -47,12 +47,13 @@ def classify(
         unknown: as in `kamon.score`, for texts with characters that the model does not know. "zero"
             is not possible.
 
-    Raises: ConfigError for another model or an unknown column; TokenizerError.
+    Raises: ConfigError for another model or an unknown column, or TokenizerError.
 
     >>> import kamon, string
-    >>> letters = string.ascii_lowercase
-    >>> names = [{"name": a + b, "sex": "fm"[b in "ou"]} for a in letters for b in "aeiou"]
-    >>> model = kamon.train(names, column="name", given="sex", num_steps=50)
+    >>> names = [a + b for a in string.ascii_lowercase for b in "aeiou"]
+    >>> table = [{"name": name, "sex": "fm"[name[1] in "ou"]} for name in names]
+
+    >>> model = kamon.train(table, column="name", given="sex", num_steps=50)
     >>> [each.value for each in kamon.classify(model, ["qa", "qo"], by="sex")]
     ['f', 'm']
     """

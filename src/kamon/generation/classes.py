@@ -4,7 +4,7 @@ The GPT and the n-grams of a class judge an entry together, each with an exponen
 
     p(class | entry) ∝ p(class) · p_GPT(entry | class)^a · p_n-gram(entry | class)^b
 
-Their product tells classes apart better than the blend, which mixes them for each token. The
+Their product separates classes better than the blend, which mixes them for each token. The
 exponents a and b are those under which the true values of unseen entries are most probable. So they
 also make the probabilities as sure as they may be.
 """

@@ -63,7 +63,7 @@ class KnownPrompts:
         return max(MIN_NEW, *new), max(1, *map(len, self.compared))
 
     def warning(self, prompt: str) -> tuple[str, str] | None:
-        """Return what to tell a user about an unknown prompt, and what to do; None for others."""
+        """Return what to tell a user about an unknown prompt, and what to do. None for others."""
         if self.knows(prompt):
             return None
         step = max(1, len(self.prompts) // NUM_SHOWN)

@@ -149,7 +149,7 @@ class GivenRecord(Record):
 
     Attributes:
         columns: their names, as in each stored row.
-        shares: of the n-grams of `kamon.generation.given.levels`; empty for the GPT only.
+        shares: of the n-grams of `kamon.generation.given.levels`. Empty for the GPT only.
         weight: the column of weights, if there is one.
         exponents: for each column those of the GPT and the n-grams when classes are compared, see
             `kamon.generation.classes`.
@@ -271,7 +271,7 @@ class TrainingRecord(Record):
         return self.tuning or {}
 
     def check_unconditional(self, what: str) -> None:
-        """Raise ConfigError for a conditional model, with which `what` is not possible."""
+        """Raise ConfigError for a conditional model. what: the thing that it cannot do."""
         if self.given:
             raise ConfigError(
                 f"{what} is not possible with a model of given values",

@@ -1,4 +1,4 @@
-"""How a conditional model tells classes apart, and how well: measured on its validation set."""
+"""The exponents and the losses of a conditional model, measured on its validation set."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def validation_logprobs(
 ) -> tuple[int, array[float], array[float], array[float]]:
     """Return the number of rows with these entries, and log p of all their targets in nats.
 
-    The numbers are those of the GPT, of the n-grams of all other rows, and of both; without a blend
-    there are none of the n-grams.
+    The numbers are those of the GPT, of the n-grams of all other rows, and of both. Without a blend
+    the second array is empty.
     """
     learned, tested = divided(model.rows, docs)
     conditional = model.conditional_of(learned)

@@ -70,8 +70,8 @@ class ConditionalData(ListData):
 def in_turn(rows: Sequence[Row], num_needed: int, rng: random.Random) -> list[Row]:
     """Return rows in random order, each as often as it counts.
 
-    Without weights they are all rows once. Otherwise each pass is a systematic sample: a row that
-    counts twice as often as the mean is in it twice, and one that counts half as often in every
+    Without weights they are all rows once. Otherwise each pass is a systematic sample. A row that
+    counts twice as often as the mean is in it twice. One that counts half as often is in every
     second pass.
     """
     counts = counts_of(rows)
