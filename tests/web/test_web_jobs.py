@@ -1153,8 +1153,10 @@ def test_a_table_makes_the_conditional_model_that_train_makes(server: Server) ->
     samples = server.ask("POST", "/sample", body).json()
     assert [each["text"] for each in samples["samples"]] == wanted.sample(5, seed=1, given=given)
     assert samples["warning"] is None
-    scores = server.ask("POST", "/score", {"model": id, "texts": WORDS[:3], "by": "kind"}).json()
-    classes = list(kamon.classify(wanted, WORDS[:3], by="kind"))
+    texts = [WORDS[0], WORDS[-1]]  # of both kinds
+    scores = server.ask("POST", "/score", {"model": id, "texts": texts, "by": "kind"}).json()
+    classes = list(kamon.classify(wanted, texts, by="kind"))
+    assert [each.value for each in classes] == ["x", "y"]
     for own, other in zip(scores["scores"], classes, strict=True):
         assert own["values"] == pytest.approx(other.shares)
         assert list(own["values"]) == list(other.shares)
