@@ -192,9 +192,9 @@ class Model:
                 novel=True. For a model of a text: length in tokens (500). If too few documents
                 satisfy the conditions, you get fewer than n samples.
         """
+        found = self.generate(n, temperature=temperature, seed=seed, given=given, **conditions)
         if warning := self.prompt_warning(conditions.get("prompt")):
             warnings.warn(". ".join(warning), stacklevel=2)
-        found = self.generate(n, temperature=temperature, seed=seed, given=given, **conditions)
         return found.texts
 
     def generate(

@@ -113,10 +113,10 @@ def run(args: Args) -> int:
     n = args.n if args.n is not None else 1 if is_text else 20
     if not args.copies and "prompt" not in conditions:
         conditions |= new_entries(model)
-    if warning := model.prompt_warning(conditions.get("prompt")):
-        warn(*warning)
     how = {"temperature": args.temperature, "seed": args.seed, "given": given_of(args)}
     result = model.generate(n, **how, **conditions)
+    if warning := model.prompt_warning(conditions.get("prompt")):
+        warn(*warning)
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in result.texts]})
     elif args.json or args.details or args.nearest:

@@ -32,13 +32,13 @@ class KnownPrompts:
         return cls(tuple(dict.fromkeys(prompts)))
 
     def knows(self, prompt: str) -> bool:
-        """Return whether a prompt is one of these, or like them.
+        """Return whether a prompt is empty, one of these or like them.
 
         >>> known = KnownPrompts.of(["boy, 3", *(f"girl, {n}" for n in range(3, 33))])
         >>> known.knows("boy, 21"), known.knows("a girl name with m")
         (True, False)
         """
-        if not self.prompts or prompt in self.prompts:
+        if not (self.prompts and prompt) or prompt in self.prompts:
             return True
         if len(self.prompts) < MIN_PROMPTS:
             return False
