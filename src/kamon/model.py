@@ -94,11 +94,14 @@ class Model:
         """The prompts that it has learned to follow. None if its examples are not stored."""
         examples = unpack_examples(self.examples) if self.examples else []
         prompts = (example.get("prompt") for example in examples)
-        return KnownPrompts.of(prompt for prompt in prompts if isinstance(prompt, str))
+        normal = self.tokenizer.normal
+        return KnownPrompts.of(normal(prompt) for prompt in prompts if isinstance(prompt, str))
 
     def prompt_warning(self, prompt: str | None) -> tuple[str, str] | None:
         """Return what is wrong with a prompt that is unlike those it has learned, and a hint."""
-        return None if prompt is None else self.known_prompts.warning(prompt)
+        if prompt is None:
+            return None
+        return self.known_prompts.warning(self.tokenizer.normal(prompt))
 
     @cached_property
     def language_model(self) -> Engine | BlendedModel | GivenModel:
