@@ -29,6 +29,9 @@ if sys.argv[2] == "2":
 else:
     asked = iter(range(40))
     stop = lambda: next(asked, None) is None
+    if sys.argv[2] == "4":
+        docs = [{"name": f"{a}{doc}", "kind": "xy"[a in "bd"]} for a in "bdkl" for doc in docs]
+        settings |= dict(column="name", given="kind")
     model = kamon.train(docs, output=path, should_stop=stop, **settings)
 model = kamon.load(path, engine="scalar")
 print(json.dumps({"samples": model.sample(20, seed=5), "num_docs": len(model.docs),

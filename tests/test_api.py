@@ -27,6 +27,7 @@ PUBLIC = [
     "StoreError",
     "TokenizerError",
     "TrainingError",
+    "classify",
     "clean",
     "compare",
     "complete",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TokenizerError,
         TrainingError,
     )
+    from kamon.evaluation.classify import classify
     from kamon.evaluation.evaluate import evaluate
     from kamon.evaluation.ngram import ngram
     from kamon.evaluation.score import score
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 MODULES = {
     "Config": "config",
     "Model": "model",
+    "classify": "evaluation.classify",
     "clean": "data.cleaning",
     "compare": "finetuning.compare",
     "complete": "completion",
@@ -67,6 +69,7 @@ __all__ = [
     "StoreError",
     "TokenizerError",
     "TrainingError",
+    "classify",
     "clean",
     "compare",
     "complete",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from kamon.config import Config, Settings, checked_settings, make_config, require_int
+from kamon.data.columns import Columns
 from kamon.engines.base import initial_state
 from kamon.engines.distributed import check_engine, get_group, restarted
 from kamon.engines.factory import EngineSpec, best_engine
@@ -21,9 +22,16 @@ from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
 from kamon.tokenizers.base import Tokenizer
-from kamon.training.base import SCRATCH, starting_point
+from kamon.training.base import BASE, SCRATCH, StartingPoint, starting_point
 from kamon.training.blend import BlendLosses, blended_validation
-from kamon.training.data import DataOptions, Learnable, load_training_data, reload_training_data
+from kamon.training.conditional import load_conditional_data, reload_conditional_data
+from kamon.training.data import (
+    DataOptions,
+    Learnable,
+    TrainingData,
+    load_training_data,
+    reload_training_data,
+)
 from kamon.training.early_stopping import EarlyStopping
 from kamon.training.loop import Progress
 from kamon.training.options import Callbacks, RunOptions, checkpoint_interval
@@ -59,6 +67,8 @@ def train(
     checkpoint_every: str | int | None = None,
     init_from: str | Path | Model | None = None,
     blend: bool = True,
+    given: str | Sequence[str] | None = None,
+    weight: str | None = None,
     on_start: Callable[[TrainingSetup], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -99,6 +109,10 @@ def train(
         blend: mix the probabilities of the GPT with those of an n-gram of the list. The weight is
             the best one for documents that neither was trained on. Kamon does not blend models of
             a text or a packed corpus, of the size "original" or of the scalar engine.
+        given: columns of a table, such as ["country", "sex"]. The model then learns the entries of
+            `column` under each combination of their values. docs: a path, a list of mappings or a
+            DataFrame.
+        weight: a column of numbers above 0 that say how often each row counts.
         column, format, header: how to read a path or "-", see `corpus.read`.
         settings: the fields of Config.
         engine, dtype, threads, device, compile: see `make_engine`.
@@ -127,9 +141,12 @@ def train(
     if output is not None and restarted() and group.any_rank(is_unfinished(output, chosen)):
         return resume_run(options, spec, docs=docs, settings=chosen)
     start = None if init_from is None else starting_point(init_from)
-    given = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
+    columns = given_columns(column, given, weight)
+    options_of_data = DataOptions(docs, column, format, header, tokenizer, vocab_size, hold_out)
     with open_writer(options) as writer:
-        data = group.run_on_all(lambda: load_training_data(given, chosen.get("mode"), start))
+        data = group.run_on_all(
+            lambda: load_data(options_of_data, columns, chosen.get("mode"), start)
+        )
         group.assert_equal(data.record.sha256, "the training set")
         setup = choose_setup(
             data,
@@ -141,12 +158,41 @@ def train(
             blend=blend and size != ORIGINAL and engine != "scalar",
             should_stop=should_stop,
         )
-        training = start_record(setup, data.record, data.has_validation, options.checkpoint_every)
+        training = start_record(setup, options.checkpoint_every)
         validation = None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, setup.config, setup.blended)
+            averages = data.num_values > 0
+            validation = EarlyStopping.of(
+                setup.held_out, setup.config, setup.blended, averages=averages
+            )
         session = TrainingSession(setup, validation, training, data.documents)
         return session.run(options, writer)
+
+
+def given_columns(
+    column: str | None, given: str | Sequence[str] | None, weight: str | None
+) -> Columns | None:
+    """Return the columns of a conditional model, or None for a model of a list."""
+    if given is None and weight is None:
+        return None
+    names = (given,) if isinstance(given, str) else tuple(given or ())
+    return Columns(column, names, weight)
+
+
+def load_data(
+    options: DataOptions,
+    columns: Columns | None,
+    mode: str | None,
+    start: StartingPoint | None,
+) -> TrainingData:
+    """Return what `train` learns: a table if there are given columns."""
+    if columns is None:
+        return load_training_data(options, mode, start)
+    if start is not None and start.name != BASE:
+        raise ConfigError(
+            "a conditional model cannot start from another model", f"use --from {BASE} or {SCRATCH}"
+        )
+    return load_conditional_data(options, columns, mode)
 
 
 def resume(
@@ -203,7 +249,8 @@ def resume_run(
         check_resumable(path, checkpoint)
         assert state is not None
         check_settings(path, checkpoint.config, settings)
-        data = group.run_on_all(lambda: reload_training_data(path, checkpoint, docs))
+        reload = reload_conditional_data if training.given else reload_training_data
+        data = group.run_on_all(lambda: reload(path, checkpoint, docs))
         config = planned_config(path, checkpoint, extend)
         engine = replace(engine, name=training.engine, dtype=training.dtype)
         setup = build_setup(data, config, engine, state["params"])
@@ -218,7 +265,8 @@ def resume_run(
         training = training | {"checkpoint_every": options.checkpoint_every}
         validation = None
         if data.has_validation:
-            validation = EarlyStopping.of(setup.held_out, config, blended)
+            averages = data.num_values > 0
+            validation = EarlyStopping.of(setup.held_out, config, blended, averages=averages)
             training |= restore_validation(validation, checkpoint, setup, extend)
         setup.engine.load(state)
         if problems and options.callbacks.on_start is None:
@@ -277,7 +325,7 @@ def restore_validation(
     metrics: Metrics = checkpoint.metrics
     if not metrics.held_out:
         return {}
-    validation.best = initial_state(checkpoint.params)
+    validation.best, validation.mean = initial_state(checkpoint.params), checkpoint.reference_params
     validation.best_losses = BlendLosses.of_records(checkpoint.training)
     since = checkpoint.training.measured_since
     validation.history = sorted((n, x) for n, x in metrics.held_out.items() if n >= since)

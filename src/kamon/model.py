@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import reprlib
+import warnings
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from kamon.config import Config, require_int
+from kamon.data.columns import Row, rows_in, values_of
 from kamon.data.documents import Documents
 from kamon.engines.base import Engine, State, initial_state
 from kamon.engines.distributed import get_group
@@ -21,10 +23,12 @@ from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, StoreError
 from kamon.generation.blend import BlendedModel
 from kamon.generation.constraints import SampleResult, find, make_constraints
+from kamon.generation.given import Conditional, Given, GivenModel, Recipe, plain_tokenizer
+from kamon.generation.known_prompts import KnownPrompts
 from kamon.generation.sampling import SampleRequest
 from kamon.ngrams.native import count_ngram
 from kamon.storage import model_dir
-from kamon.storage.checkpoint import Checkpoint, unpack_documents
+from kamon.storage.checkpoint import Checkpoint, unpack_documents, unpack_examples
 from kamon.storage.metrics import Metrics
 from kamon.storage.records import TrainingRecord
 from kamon.tokenizers.base import Tokenizer
@@ -40,6 +44,7 @@ class Conditions(TypedDict, total=False):
     top_p: float
     suffix: str
     contains: str
+    pattern: str | None
     regex: str | None
     exclude: Iterable[str]
     novel: bool
@@ -67,6 +72,7 @@ class Model:
     metrics: Metrics = field(repr=False)
     training: TrainingRecord
     documents: bytes | Documents = field(repr=False)  # bytes: in the form that is stored
+    examples: bytes | None = field(default=None, repr=False)  # of fine-tuning, packed
 
     def __repr__(self) -> str:
         source, steps = self.training.corpus.source, len(self.metrics)
@@ -77,17 +83,81 @@ class Model:
         """The unique documents of its training and validation sets. Empty for a packed corpus."""
         if self.training.corpus.packed:
             return Documents.of([])
+        if self.training.given:
+            return Documents.of(dict.fromkeys(row.text for row in self.rows))
+        return self.stored_documents()
+
+    def stored_documents(self) -> Documents:
         if isinstance(self.documents, Documents):
             return self.documents
         return unpack_documents(self.documents)
 
     @cached_property
-    def language_model(self) -> Engine | BlendedModel:
-        """The engine or its blend with the n-gram of the whole list. It samples and scores."""
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of the table of a conditional model, or nothing."""
+        given = self.training.given
+        if given is None:
+            return ()
+        try:
+            return rows_in(self.stored_documents(), len(given.columns))
+        except ValueError as error:
+            raise StoreError(f"the model cannot be used: {error}") from None
+
+    @property
+    def given_values(self) -> dict[str, list[str]]:
+        """The columns of given values of a conditional model, and the values of each."""
+        return values_of(self.training.given.columns, self.rows) if self.training.given else {}
+
+    @cached_property
+    def known_prompts(self) -> KnownPrompts:
+        """The prompts that it has learned to follow. None if its examples are not stored."""
+        examples = unpack_examples(self.examples) if self.examples else []
+        prompts = (example.get("prompt") for example in examples)
+        normal = self.tokenizer.normal
+        return KnownPrompts.of(normal(prompt) for prompt in prompts if isinstance(prompt, str))
+
+    def prompt_warning(self, prompt: str | None) -> tuple[str, str] | None:
+        """Return what is wrong with a prompt that is unlike those it has learned, and a hint."""
+        if prompt is None:
+            return None
+        return self.known_prompts.warning(self.tokenizer.normal(prompt))
+
+    @cached_property
+    def language_model(self) -> Engine | BlendedModel | GivenModel:
+        """The engine or its blend with the n-gram of the whole list. It samples and scores.
+
+        For a conditional model it is the mixture of all its classes.
+        """
+        if self.training.given:
+            return self.conditional.under()
         return self.blended_with(self.docs)
 
-    def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel:
+    @cached_property
+    def conditional(self) -> Conditional:
+        """The classes of a conditional model. Raises ConfigError for another one."""
+        return self.conditional_of(self.rows)
+
+    def conditional_of(self, rows: Sequence[Row]) -> Conditional:
+        """Return the classes of a conditional model with the n-grams of these rows."""
+        given, blend = self.training.given, self.training.blend
+        if given is None:
+            raise ConfigError(
+                "the model knows no given values", "train one with `kamon train TABLE --given`"
+            )
+        recipe = Recipe(0, 1.0)
+        if blend:
+            recipe = Recipe(blend.order, blend.weight, tuple(given.shares))
+        return Conditional(self.engine, self.tokenizer, given.columns, rows, recipe)
+
+    def under(self, given: Given | None) -> Engine | BlendedModel | GivenModel:
+        """Return the language model under given values. None: the mixture of all classes."""
+        return self.language_model if given is None else self.conditional.under(given)
+
+    def blended_with(self, docs: Iterable[str]) -> Engine | BlendedModel | GivenModel:
         """Return the blend with the n-gram of these documents, or the engine if it has no blend."""
+        if self.training.given:
+            known = set(docs)
+            return self.conditional_of([row for row in self.rows if row.text in known]).under()
         blend = self.training.blend
         if blend is None:
             return self.engine
@@ -96,7 +166,11 @@ class Model:
         return BlendedModel(self.engine, ngram, blend.weight)
 
     def without_blend(self) -> Model:
-        """Return this model without its n-gram."""
+        """Return this model without its n-gram.
+
+        Raises: ConfigError for a conditional model, whose GPT does not begin with BOS.
+        """
+        self.training.check_unconditional("fine-tuning or comparing")
         return replace(self, training=self.training.without_blend())
 
     def parts(self) -> tuple[Documents, Documents]:
@@ -123,6 +197,7 @@ class Model:
         *,
         temperature: float | None = None,
         seed: int | None = None,
+        given: Given | None = None,
         **conditions: Unpack[Conditions],
     ) -> list[str]:
         """Sample n documents. Sample i depends only on the seed, i and the model, not on n.
@@ -132,11 +207,17 @@ class Model:
         Args:
             temperature: by default that of the Config. With 0 each token is the most likely one.
             seed: by default that of the Config.
+            given: values of a conditional model, such as {"country": "fi", "sex": "f"} or
+                {"country": {"fi": 0.5, "jp": 0.5}} for a mix. By default, each sample is from a
+                class that is drawn as often as it is in the table.
             conditions: the fields of `GenerationConstraints`, such as prefix="an", max_len=6 or
                 novel=True. For a model of a text: length in tokens (500). If too few documents
                 satisfy the conditions, you get fewer than n samples.
         """
-        return self.generate(n, temperature=temperature, seed=seed, **conditions).texts
+        found = self.generate(n, temperature=temperature, seed=seed, given=given, **conditions)
+        if warning := self.prompt_warning(conditions.get("prompt")):
+            warnings.warn(". ".join(warning), stacklevel=2)
+        return found.texts
 
     def generate(
         self,
@@ -144,6 +225,7 @@ class Model:
         *,
         temperature: float | None = None,
         seed: int | None = None,
+        given: Given | None = None,
         should_stop: Callable[[int], bool] = lambda tried: False,  # noqa: ARG005
         **conditions: Unpack[Conditions],
     ) -> SampleResult:
@@ -152,8 +234,9 @@ class Model:
         should_stop: can end a search for samples, see `kamon.generation.constraints.find`.
         """
         n = require_int("the number of samples", n, 0)
-        given: dict[str, Any] = {"temperature": temperature, "seed": seed}
-        config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
+        chosen_settings: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        settings = {k: v for k, v in chosen_settings.items() if v is not None}
+        config = replace(self.config, **settings)
         request = SampleRequest(n, config.temperature, config.seed, self.tokenizer.bos)
         chosen = make_constraints(conditions)
         if chosen.novel and self.training.corpus.packed:
@@ -168,9 +251,8 @@ class Model:
             return SampleResult(
                 sample_continuations(self.engine, self.tokenizer, request, chosen), range(n), n
             )
-        return find(
-            self.language_model, self.tokenizer, request, chosen, lambda: self.docs, should_stop
-        )
+        tokenizer = plain_tokenizer(self.tokenizer) if self.training.given else self.tokenizer
+        return find(self.under(given), tokenizer, request, chosen, lambda: self.docs, should_stop)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model directory. Raises StoreError if the path exists or is not writable."""
@@ -228,5 +310,6 @@ def load(
             else f'use --dtype float64 (dtype="float64" in Python), or {again}',
         )
     return Model(
-        *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents)
+        *(stored.config, stored.tokenizer, made, stored.metrics, stored.training, stored.documents),
+        stored.examples,
     )

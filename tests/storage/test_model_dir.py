@@ -589,7 +589,7 @@ def test_what_is_no_model(model: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"cannot read|no model at"):
             model_dir.load(name)
     (newest(model) / model_dir.MANIFEST).write_text('{"format": 99}')
-    with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 3 and 2"):
+    with pytest.raises(StoreError, match="has format 99, this version of Kamon reads 4, 3 and 2"):
         model_dir.load(model)
 
 

@@ -16,11 +16,11 @@ from kamon.errors import StoreError
 from kamon.storage import model_dir
 
 MODELS = Path(__file__).parent / "models"
-FORMATS = [2, 3]
+FORMATS = [2, 3, 4]
 
 
 def test_there_is_one_of_each() -> None:
-    assert FORMATS[-1] == model_dir.FORMAT
+    assert FORMATS[-2:] == [model_dir.FORMAT, model_dir.GIVEN_FORMAT]
     assert FORMATS[0] == model_dir.FLAT_FORMAT
     folders = [path for path in MODELS.iterdir() if path.is_dir()]
     assert sorted(path.name for path in folders) == [f"format{n}" for n in FORMATS]
@@ -49,8 +49,9 @@ def test_what_each_can_go_on_with(tmp_path: Path) -> None:
         ["ban", "den"], init_from=tmp_path / "2", num_steps=1, output=tmp_path / "new"
     )
     assert new.tokenizer.chars == kamon.load(tmp_path / "2").tokenizer.chars
-    model = kamon.resume(tmp_path / "3")
-    assert model.training["finished"]
-    assert len(model.metrics) == 60
+    for number in ("3", "4"):
+        model = kamon.resume(tmp_path / number)
+        assert model.training["finished"]
+        assert len(model.metrics) == 60
     kamon.load(tmp_path / "2").save(tmp_path / "3", overwrite=True)
     assert kamon.load(tmp_path / "3").metrics == kamon.load(tmp_path / "2").metrics

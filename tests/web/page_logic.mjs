@@ -31,6 +31,7 @@ const sampler = await import("./sampler.js");
 const letters = await import("./letters.js");
 const session = await import("./session.js");
 const form = await import("./training_form.js");
+const given = await import("./given.js");
 const losses = await import("./losses.js");
 const trace = await import("./trace.js");
 const graph = await import("./graph_layout.js");
@@ -382,6 +383,8 @@ const FORM = {
   file: "",
   format: "text",
   column: "",
+  given: [],
+  weight: "",
   header: true,
   budget: "1",
   seed: "7",
@@ -655,4 +658,28 @@ test("the numbers at an axis are round, and within it", () => {
   assert.deepEqual(ticks(0, 100, 5), [0, 20, 40, 60, 80, 100]);
   assert.deepEqual(ticks(1.1, 2.9, 3), [2]);
   assert.deepEqual(ticks(5, 5, 5), [5]);
+});
+
+test("a table may have given columns and a weight", () => {
+  const table = { ...FORM, own: true, format: "csv", column: "b", given: ["a", "b", "c"], weight: "n" };
+  const request = form.jobRequest(table);
+  assert.deepEqual([request.column, request.given, request.weight], ["b", ["a", "c"], "n"]);
+  assert.match(form.codeOf(table).command, /--column b .*--given a,c --weight n/);
+  assert.match(form.codeOf(table).python, /, given=\["a", "c"\], weight="n"\)/);
+  const without = form.jobRequest({ ...table, given: ["b"] });
+  assert.deepEqual([without.given, without.weight], [undefined, undefined]);
+  assert.equal(form.jobRequest({ ...table, own: false }).given, undefined);
+});
+
+test("given values are those of the choices, as requests and as code", () => {
+  assert.equal(given.givenOf({ country: ["", ""] }), null);
+  assert.deepEqual(given.givenOf({ country: ["fi", ""], sex: ["f", "f"] }), { country: "fi", sex: "f" });
+  const mix = given.givenOf({ country: ["fi", "jp"], sex: ["", "m"] });
+  assert.deepEqual(mix, { country: { fi: 0.5, jp: 0.5 }, sex: "m" });
+  assert.equal(given.givenText(mix), "country=fi:0.5,jp:0.5,sex=m");
+  assert.equal(given.givenKeyword(mix), ', given={"country": {"fi": 0.5, "jp": 0.5}, "sex": "m"}');
+  assert.deepEqual([given.givenText(null), given.givenKeyword(null)], [null, ""]);
+  assert.equal(given.givenText({ city: "Bath, UK" }), '{"city":"Bath, UK"}');
+  assert.deepEqual(given.givenIn('{"a":"b"}'), { a: "b" });
+  for (const wrong of ["", "[1]", "null", "{", "7"]) assert.deepEqual(given.givenIn(wrong), {});
 });

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import kamon
-from helpers.lists import DOCS
+from helpers.lists import DOCS, PEOPLE
 from helpers.server import CHROMIUM, Server, serving
 from helpers.server import until as serving_until
 from kamon.engines.philox import uniform
@@ -662,6 +662,38 @@ def test_a_training(watched: Watched) -> None:
     page.get_by_role("link", name="generate", exact=True).click()
     until(page, "document.querySelector('.option')")
     assert page.locator("#model").input_value().endswith("@0")
+
+
+def test_a_table_with_given_columns(watched: Watched) -> None:
+    """It is trained, values are chosen and mixed, and a name is compared under all of them."""
+    page = watched.open("view=train&budget=0.5")
+    page.get_by_label("Your own list").check()
+    rows = "".join(f"{row['name']},{row['sex']},{row['births']}\n" for row in PEOPLE)
+    file = {"name": "p.csv", "mimeType": "text/csv", "buffer": f"name,sex,births\n{rows}".encode()}
+    page.locator("input[type=file]").set_input_files(file)
+    until(page, "document.querySelectorAll('select[multiple] option').length === 2")
+    page.get_by_text("Given columns", exact=True).first.click()
+    page.locator("select[multiple]").select_option("sex")
+    page.get_by_label("Weight").select_option("births")
+    page.locator("details.copies summary").click()
+    commands = page.locator("pre[aria-label='As command']")
+    assert "--given sex --weight births" in commands.text_content()
+    page.get_by_role("button", name="Train", exact=True).click()
+    until(page, "document.querySelector('.status').textContent.startsWith('done')")
+    page.get_by_role("link", name="generate", exact=True).click()
+    until(page, "document.querySelector('.option')")
+    page.get_by_label("sex", exact=True).select_option("f")
+    page.get_by_label("How many").fill("5")
+    page.get_by_role("button", name="Generate").click()
+    until(page, "document.querySelectorAll('.samples .name').length === 5")
+    page.get_by_label("mixed with").select_option("m")
+    until(page, "decodeURIComponent(location.search).includes('\"m\":0.5')")
+    page.get_by_label("Name", exact=True).fill("banna")
+    page.get_by_role("button", name="Compare").click()
+    until(page, "document.querySelector('table')?.textContent.includes('%')")
+    page.locator("#views [data-view=inside]").click()
+    until(page, "document.querySelector('main').textContent.includes('given values')")
+    watched.wrong[:] = [each for each in watched.wrong if "422" not in each]
 
 
 def test_a_file_that_is_a_table(watched: Watched) -> None:

@@ -1136,3 +1136,93 @@ def test_what_is_no_list(text: str, server: Server) -> None:
     answer = server.ask("POST", "/clean", {"text": text})
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("a pasted list")
+
+
+# ---- a table with given columns
+
+
+PEOPLE = [(word, "x" if word < "f" else "y") for word in WORDS]
+CSV = "name,kind,born\n" + "".join(f"{word},{kind},{len(word)}\n" for word, kind in PEOPLE)
+TABLE = {"text": CSV, "format": "csv", "column": "name", "given": ["kind"], "weight": "born"}
+
+
+def test_a_table_makes_the_conditional_model_that_train_makes(server: Server) -> None:
+    settings = SMALL | {"num_steps": 60}
+    found = server.trained(**TABLE, seed=7, settings=settings)
+    assert (found["state"], found["error"]) == ("done", None)
+    assert found["num_docs"] == len(WORDS)
+    assert found["best"]["samples"]
+    assert all(moment["blend"] for moment in found["moments"])
+    id = found["id"]
+    about = server.ask("GET", f"/models/{id}").json()
+    assert about["given"] == {"kind": ["x", "y"]}
+    rows = [{"name": word, "kind": kind, "born": len(word)} for word, kind in PEOPLE]
+    wanted = kamon.train(rows, column="name", given="kind", weight="born", seed=7, **settings)
+    given = {"kind": {"x": 0.5, "y": 0.5}}
+    body = {"model": id, "n": 5, "seed": 1, "given": given}
+    samples = server.ask("POST", "/sample", body).json()
+    assert [each["text"] for each in samples["samples"]] == wanted.sample(5, seed=1, given=given)
+    assert samples["warning"] is None
+    texts = [WORDS[0], WORDS[-1]]  # of both kinds
+    scores = server.ask("POST", "/score", {"model": id, "texts": texts, "by": "kind"}).json()
+    classes = list(kamon.classify(wanted, texts, by="kind"))
+    assert [each.value for each in classes] == ["x", "y"]
+    for own, other in zip(scores["scores"], classes, strict=True):
+        assert own["values"] == pytest.approx(other.shares)
+        assert list(own["values"]) == list(other.shares)
+    under = [
+        server.ask("POST", "/score", {"model": id, "texts": ["ani"], "given": {"kind": kind}})
+        for kind in "xy"
+    ]
+    assert len({answer.json()["scores"][0]["logprob"] for answer in under}) == 2
+    assert under[0].json()["scores"][0]["values"] is None
+    moment = found["moments"][-1]["model"]
+    assert server.ask("POST", "/sample", {"model": moment, "n": 2}).status_code == 200
+    shown = server.ask("GET", f"/models/{moment}").json()
+    assert shown["validation_loss"] > 0
+    assert shown["ngram_loss"] > 0
+    next = server.ask("POST", "/next-token", {"model": id, "given": {"kind": "x"}}).json()
+    assert sum(each["probability"] for each in next["tokens"]) == pytest.approx(1)
+    assert {each["text"] for each in next["tokens"]} == {"", *"".join(WORDS)}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/sample", {"given": {"kind": "z"}}, "the model knows no kind 'z'"),
+        ("/sample", {"given": {"sort": "x"}}, "the model knows no column 'sort'"),
+        ("/sample", {"given": {"kind": {"x": 0}}}, "given"),
+        ("/sample", {"given": {"kind": {}}}, "given"),
+        ("/sample", {"given": {"kind": "x" * 60}}, "given"),
+        ("/sample", {"given": {f"c{i}": "x" for i in range(21)}}, "given"),
+        ("/sample", {"given": {"kind": {f"v{i}": 1.0 for i in range(21)}}}, "given"),
+        ("/score", {"texts": ["ani"], "by": "sort"}, "the model knows no column 'sort'"),
+        ("/score", {"texts": ["ani"], "by": "kind", "unknown": "zero"}, "not 'zero'"),
+    ],
+)
+def test_given_values_that_are_refused(
+    path: str, body: dict[str, Any], message: str, server: Server, tmp_path: Path
+) -> None:
+    rows = [{"name": word, "kind": kind} for word, kind in PEOPLE]
+    kamon.train(rows, column="name", given="kind", num_steps=2, size="tiny").save(tmp_path / "m")
+    server.registry.add_directory(tmp_path / "m", "m")
+    answer = server.ask("POST", path, {"model": "m", **body})
+    assert answer.status_code == 422
+    assert message in answer.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"given": ["sort"]}, "has no column 'sort'"),
+        ({"given": []}, "given"),
+        ({"given": None}, "a weight needs given columns"),
+        ({"text": f"{CSV}zzz,x,none\n"}, "is not a number above 0"),
+        ({"format": "text", "column": None}, "is text, which has no columns"),
+        ({"text": None, "builtin": "names"}, "no column or format"),
+    ],
+)
+def test_tables_that_are_refused(changes: dict[str, Any], message: str, server: Server) -> None:
+    answer = server.ask("POST", "/jobs", TABLE | changes)
+    assert answer.status_code == 422
+    assert message in answer.text

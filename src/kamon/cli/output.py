@@ -219,12 +219,16 @@ def say_built_in(given: str, names: Collection[str]) -> None:
         warn(f"this is the built-in {given}, not your file", f"name your own file ./{given}")
 
 
-def say_corpus(source: Corpus, given: str) -> None:
-    """Print the number of entries, and how many lines Kamon changed or dropped."""
+def say_corpus(source: Corpus, given: str, num_rows: int | None = None) -> None:
+    """Print the number of entries, and how many lines Kamon changed or dropped.
+
+    num_rows: unique rows of a table, which may have an entry several times.
+    """
     from kamon.data.builtin import BUILT_IN
 
     say_built_in(given, BUILT_IN)
-    repeated = len(source.docs) - len(source.different)
+    unique = len(source.different) if num_rows is None else num_rows
+    repeated = len(source.docs) - unique
     details = [count(len(source.docs), "entry")]
     if len(source.docs) == 1:
         details[0] += f" of {len(source.docs[0]):,} characters"

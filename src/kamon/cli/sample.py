@@ -46,6 +46,7 @@ kamon sample names -n 10
 kamon sample names --prefix mar --max-len 7
 kamon sample names --pattern 'm__xo'
 kamon sample names -n 5 --temperature 0.5 --details
+kamon sample people --given country=fi,sex=f
 """
 OPTIONS = {
     "DIR": "directory of a model, written by `kamon train -o`",
@@ -54,6 +55,8 @@ OPTIONS = {
     "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the model's own "
     "distribution [default: as in training]",
     "--seed S": "seed of the random numbers [default: as in training]",
+    "--given VALUES": "values of a model of `kamon train --given`, such as country=fi,sex=f, or a "
+    "mix such as country=fi:0.5,jp:0.5 [default: all, as often as in the table]",
     "--copies": "include entries of the list and duplicates",
 }
 CONDITIONS = {
@@ -118,11 +121,14 @@ def run(args: Args) -> int:
     n = args.n if args.n is not None else 1 if is_text else 20
     if not args.copies and "prompt" not in conditions:
         conditions |= new_entries(model)
-    result = model.generate(n, temperature=args.temperature, seed=args.seed, **conditions)
+    how = {"temperature": args.temperature, "seed": args.seed, "given": given_of(args)}
+    result = model.generate(n, **how, **conditions)
+    if warning := model.prompt_warning(conditions.get("prompt")):
+        warn(*warning)
     if args.json and is_text:
         print_json({"directory": args.dir, "samples": [{"text": text} for text in result.texts]})
     elif args.json or args.details or args.nearest:
-        samples = described(model, result, args.nearest, conditions.get("prompt"))
+        samples = described(model, result, args, conditions.get("prompt"))
         if args.json:
             about = {"directory": args.dir, "tried": result.num_candidates}
             print_json({**about, "left_out": left_out_json(result), "samples": samples})
@@ -142,6 +148,19 @@ def run(args: Args) -> int:
     if not is_text:
         say_other_case(model, conditions)
     return 0 if result.texts or not n else 1
+
+
+def given_of(args: Args) -> Any:
+    """Return the values of --given: text, or the object of JSON, for values with commas."""
+    text = args.given
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError("--given is not valid JSON", "write column=value") from None
 
 
 def new_entries(model: Model) -> Conditions:
@@ -170,13 +189,14 @@ def left_out_json(result: SampleResult) -> dict[str, int]:
 
 
 def described(
-    model: Model, result: SampleResult, nearest: bool, prompt: str | None = None
+    model: Model, result: SampleResult, args: Args, prompt: str | None = None
 ) -> list[dict[str, Any]]:
     """Return what --json shows of each sample."""
     from kamon.evaluation.nearest import sample_infos
 
     known = model.docs.intersection(result.texts)
-    infos = sample_infos(model, result.texts, prompt, known=known, nearest=nearest)
+    how = {"given": given_of(args), "nearest": args.nearest}
+    infos = sample_infos(model, result.texts, prompt, known=known, **how)
     samples: list[dict[str, Any]] = []
     for place, info in zip(result.numbers, infos, strict=True):
         sample = {"text": info.text, "number": place, "logprob": info.logprob}

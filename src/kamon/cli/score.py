@@ -8,6 +8,8 @@ For each line of input, Kamon prints these columns, with tabs between them in a 
   reason      the most unusual thing, such as "unknown Q" or "unlikely b after Bo"
   text        the line
 
+With --by, it prints the probability, the value and the line.
+
 A line that the model cannot make has an unknown character, or is too long. Its surprisal is
 infinite. With --top such lines come first, those with the most unknown characters at the top.
 
@@ -37,6 +39,7 @@ from kamon.cli.output import (
     warn,
 )
 from kamon.cli.parser import Args, Parser, options
+from kamon.cli.sample import given_of
 from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
@@ -56,6 +59,8 @@ OPTIONS = {
     "[FILE]": "text, .csv, .tsv or .jsonl file [default: standard input]",
 }
 SELECTION = {
+    "--given VALUES": "score under values of a model of `kamon train --given`, such as country=fi",
+    "--by COLUMN": "print the most likely value of a given column and its probability instead",
     "--top N": "print only the N lines with the largest surprisal, the largest first",
     "--threshold BITS": "print only lines with at least BITS bits per character",
     "--unknown {zero,skip,replace,error}": "lines with unknown characters: zero gives probability "
@@ -67,6 +72,7 @@ EXAMPLES = """\
 kamon score names new.txt --top 20           # the 20 most unusual lines
 kamon score names new.txt --threshold 6      # all lines above 6 bits per character
 echo xqzz | kamon score names                # one entry
+kamon score people new.csv --by country      # the most likely country of each line
 """
 
 
@@ -80,6 +86,10 @@ def add_arguments(parser: Parser) -> None:
 def run(args: Args) -> int:
     if args.top is not None and args.top < 1:
         raise ConfigError(f"top must be 1 or more, not {args.top}")
+    if args.by is not None and (
+        args.top is not None or args.threshold is not None or args.given is not None
+    ):
+        raise ConfigError("--by cannot be used with --top, --threshold or --given", "leave it out")
     if args.threshold is not None and args.threshold != args.threshold:
         raise ConfigError("threshold must be a number of bits, not nan")
     from kamon.data.corpus import stream_entries
@@ -88,6 +98,8 @@ def run(args: Args) -> int:
 
     model = load(args.dir, **chosen_engine(args))
     model.check_documents("scoring")
+    if args.by is not None:
+        return print_classes(args, model)
     scale = PercentileScale.of(model, args.unknown)
     counts = Counts()
     headed = args.json or not sys.stdout.isatty()
@@ -135,24 +147,16 @@ class Counts:
 
 def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of the lines that are not blank, and add to the counts."""
-    from kamon.data.readers import MAX_LINE, name_of
+    from kamon.data.readers import MAX_LINE
     from kamon.evaluation.score import score_list
 
     stripped = [line[:MAX_LINE].strip() for line in lines]
     texts = list(filter(None, stripped))
+    reader = model.under(given_of(args))
     try:
-        scores = score_list(model.language_model, model.tokenizer, texts, unknown=args.unknown)
+        scores = score_list(reader, model.tokenizer, texts, unknown=args.unknown)
     except TokenizerError as error:
-        place = counts.lines + first_unknown(model.tokenizer, lines)
-        message = error.message.partition(": ")[2]  # without "text N"
-        hint = (
-            "--unknown zero gives such lines probability 0, skip drops them, "
-            "replace scores the closest known characters"
-        )
-        raise TokenizerError(
-            f"{name_of(args.file)}, {line_or_record(args)} {place}: {message}",
-            f"{error.hint}, or use an option: {hint}" if error.hint else hint,
-        ) from None
+        raise located(error, args, model, lines, counts.lines) from None
     if len(scores.texts) < len(texts):
         note_left_out(model.tokenizer, stripped, counts, replace=args.unknown == "replace")
     counts.lines += len(lines)
@@ -185,6 +189,58 @@ def line_or_record(args: Args) -> str:
 
     table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
     return "record" if table else "line"
+
+
+def located(
+    error: TokenizerError, args: Args, model: Model, lines: list[str], num_before: int
+) -> TokenizerError:
+    """Return the error with the line that has the unknown character, and what to do."""
+    from kamon.data.readers import name_of
+
+    place = num_before + first_unknown(model.tokenizer, lines)
+    message = error.message.partition(": ")[2]  # without "text N"
+    hint = (
+        "--unknown zero gives such lines probability 0, skip drops them, "
+        "replace scores the closest known characters"
+    )
+    if args.by is not None:
+        hint = "--unknown skip drops such lines, replace reads the closest known characters"
+    return TokenizerError(
+        f"{name_of(args.file)}, {line_or_record(args)} {place}: {message}",
+        f"{error.hint}, or use an option: {hint}" if error.hint else hint,
+    )
+
+
+def print_classes(args: Args, model: Model) -> int:
+    """Print the most likely value of the column for each line. Return the exit code."""
+    from kamon.data.corpus import stream_entries
+    from kamon.data.readers import MAX_LINE
+    from kamon.evaluation.classify import check_classes, classify_list
+
+    check_classes(model, args.by, args.unknown)
+    counts = Counts()
+    if not args.json and sys.stdout.isatty():
+        say(f"{'probability':>11}  {args.by:12} text")
+    for lines in stream_entries(args.file, **reading(args), on_note=say):
+        texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
+        try:
+            found = classify_list(model, texts, args.by, unknown=args.unknown)
+        except TokenizerError as error:
+            raise located(error, args, model, lines, counts.lines) from None
+        counts.lines += len(lines)
+        counts.texts += len(texts)
+        counts.scored += len(found)
+        counts.long += sum(len(line) > MAX_LINE for line in lines)
+        for each in found:
+            text = entry_line(each.text)
+            if args.json:
+                print(json_line(each._asdict()))
+            elif sys.stdout.isatty():
+                print(f"{each.probability:11.3f}  {padded(each.value, 12)} {text}")
+            else:
+                print(f"{each.probability:.3f}\t{each.value}\t{text}")
+    say_counts(args, model, counts)
+    return 0 if counts.scored else 1
 
 
 def say_counts(args: Args, model: Model, counts: Counts) -> None:

@@ -64,6 +64,7 @@ from kamon.training.base import BASE, SCRATCH
 from kamon.training.presets import FINE_TUNING, LONG_FINE_TUNING, ORIGINAL, size_of
 
 if TYPE_CHECKING:
+    from kamon.data.columns import Columns, Table
     from kamon.data.corpus import Corpus
     from kamon.model import Conditions, Model
     from kamon.packing.shards import Shards
@@ -75,7 +76,7 @@ NUM_SAMPLES = 20
 MAX_BLANK_SHARE = 0.1  # blank lines per entry: a list has fewer, and a text more
 FIXED = (  # arguments that a resumed run cannot change
     *("output", "overwrite", "budget", "size", "from", "no_blend", "no_holdout", "engine", "dtype"),
-    *("tokenizer", "vocab_size"),
+    *("tokenizer", "vocab_size", "given", "weight"),
 )
 MAX_CANDIDATES = 1_000  # to try, to find samples that are not in the list
 MAX_CANDIDATES_SLOW = 100
@@ -85,11 +86,17 @@ EXAMPLES = """\
 kamon train names -o names
 kamon train names -o better --size large
 kamon train names -o quick --budget 1s --from scratch
+kamon train people.csv --column name --given country -o people
 """
 INPUT_AND_OUTPUT = {
     "-o, --output DIR": "directory to save the model in [default: model]",
     "--overwrite": "replace the model in DIR",
     "--copies": "print copies of the list's entries and duplicates, too",
+}
+GIVEN = {
+    "--given COLUMNS": "columns of a table, such as country,sex: learn the entries of --column "
+    "under each combination of their values",
+    "--weight COLUMN": "with --given: column of numbers that say how often each row counts",
 }
 TOKENIZER = {
     "--tokenizer NAME": "char, bpe, or a file of `kamon tokenizer train` [default: char]",
@@ -119,6 +126,7 @@ def add_arguments(parser: Parser) -> None:
     options(group, INPUT_AND_OUTPUT)
     add_json(group)
     add_reading(group)
+    options(group, GIVEN)
     options(group, TOKENIZER, tokenizer="char")
     options(parser.add_argument_group("budget and size"), SIZE)
     group = parser.add_argument_group("resuming")
@@ -165,9 +173,11 @@ def check_new(args: Args, output: str) -> dict[str, Any]:
     return engine
 
 
-def open_source(args: Args, mode: str) -> Corpus | Shards | None:
-    """Return the list or the packed corpus, read as the tokenizer or the base needs it."""
+def open_source(args: Args, mode: str) -> Corpus | Table | Shards | None:
+    """Return the list, table or packed corpus, read as the tokenizer or the base needs it."""
+    from kamon.api import given_columns
     from kamon.data import corpus
+    from kamon.data.columns import Columns
     from kamon.packing.shards import is_packed
     from kamon.storage import model_dir
 
@@ -177,11 +187,17 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     group, base = get_group(), args.resume or start_of(args)
     if base not in (None, BASE, SCRATCH):
         stored = group.run_on_all(lambda: None if group.rank else model_dir.load(base))
+        if stored and stored.training.given and args.resume:
+            given = stored.training.given
+            return open_table(name, args, Columns(args.column, tuple(given.columns), given.weight))
         form = f"{stored.config.mode} {stored.tokenizer.composed}" if stored else ""
         mode, word = group.broadcast_bytes(form.encode()).decode().split()
         composed = word == "True"
     else:
         composed = group.run_on_all(lambda: wants_nfc(args.tokenizer))
+    columns = given_columns(args.column, split_names(args.given), args.weight)
+    if columns:
+        return group.run_on_all(lambda: open_table(name, args, columns))
     if is_packed(name):
         return group.run_on_all(lambda: packed_corpus(name, args))
     how = {**reading(args), "mode": mode, "composed": composed}
@@ -192,9 +208,24 @@ def open_source(args: Args, mode: str) -> Corpus | Shards | None:
     return source
 
 
+def split_names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def open_table(name: str, args: Args, columns: Columns) -> Table:
+    """Return the table with these columns, and print what it has."""
+    from kamon.data.columns import read_table
+
+    table = read_table(name, columns, format=args.format, header=not args.no_header)
+    say_corpus(table.corpus, name, num_rows=len(table.rows))
+    counts = (f"{column} ({count(len(own), 'value')})" for column, own in table.values.items())
+    say(labelled("Given", ", ".join(counts)))
+    return table
+
+
 def train_model(
     args: Args,
-    source: Corpus | Shards | None,
+    source: Corpus | Table | Shards | None,
     output: str,
     chosen: dict[str, Any],
     engine: dict[str, Any],
@@ -230,6 +261,8 @@ def train_model(
             output=output,
             blend=not args.no_blend,
             init_from=start_of(args),
+            given=split_names(args.given),
+            weight=args.weight,
             **values(args, "tokenizer", "vocab_size", "budget", "size", "overwrite"),
             **common,
             **engine,
@@ -238,7 +271,7 @@ def train_model(
 
 
 def say_start(
-    args: Args, setup: TrainingSetup, source: Corpus | Shards | None, chosen: dict[str, Any]
+    args: Args, setup: TrainingSetup, source: Corpus | Table | Shards | None, chosen: dict[str, Any]
 ) -> None:
     from kamon.data.split import MIN_DOCS
     from kamon.packing.shards import Shards
@@ -279,7 +312,7 @@ def preview(setup: TrainingSetup, seed: int) -> str:
     from kamon.generation.sampling import SampleRequest, sample_texts
 
     config = setup.config
-    if config.mode == "text" or not has_fused_ops(setup.engine):
+    if config.mode == "text" or setup.data.num_values or not has_fused_ops(setup.engine):
         return ""
     request = SampleRequest(1, config.temperature, seed, setup.tokenizer.bos)
     return sample_texts(setup.engine, setup.tokenizer, request)[0][0]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ def entries_in(
     index = column_index(name, head, column)
     for note in head.notes:
         on_note(note)
-    return cells(name, lines, head, index, on_note)
+    return cells(name, lines, head, [index], on_note)
 
 
 def columns_in(name: str, lines: Iterator[str], format: str, header: bool = True) -> list[str]:
@@ -500,9 +501,18 @@ def quoted_row(
 
 
 def cells(
-    name: str, lines: Iterator[str], head: Header, index: int, on_note: Callable[[str], object]
-) -> Iterator[str]:
-    """Yield one cell of each row below the header, "" for a blank row."""
+    name: str,
+    lines: Iterator[str],
+    head: Header,
+    indices: Sequence[int],
+    on_note: Callable[[str], object],
+) -> Iterator[Any]:
+    """Yield the cells with these indices of each row below the header.
+
+    A single cell is a text, several are a tuple. Those of a blank row are "".
+    """
+    pick, index = itemgetter(*indices), max(indices)
+    blank = pick([""] * (index + 1))
     several = first = 0  # number of rows of several lines, and the first line of the first one
     longer = first_longer = 0  # the same for rows with more cells than the header
     most = len(head.columns) if head.columns else MAX_LINE
@@ -516,12 +526,12 @@ def cells(
             longer += 1
             first_longer = first_longer or begin
         if not row:
-            yield ""
+            yield blank
         elif len(row) <= index:
             number = f"{len(row)} cell{'' if len(row) == 1 else 's'}"
             raise CorpusError(f"{name}, line {end} has only {number}, not {wanted}")
         else:
-            yield row[index]
+            yield pick(row)
     if several:
         what = "1 row of several lines," if several == 1 else f"{several:,} rows of several lines,"
         on_note(f"has {what} from line {first} on: check for a quote that is not closed")

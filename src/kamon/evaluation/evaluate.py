@@ -22,6 +22,7 @@ from kamon.data.text_windows import consecutive, in_windows, stream
 from kamon.errors import CorpusError, TrainingError
 from kamon.evaluation.nearest import NearestDocument
 from kamon.generation.blend import BlendedModel, mix_logprobs
+from kamon.generation.given import GivenModel
 from kamon.model import Model, as_model
 from kamon.ngrams.native import best_ngram
 
@@ -194,7 +195,7 @@ def evaluate(
     samples = None
     if n != 0 and not model.writes_text:
         sampled = model.generate(n, temperature=temperature, seed=seed)
-        finished = [size < model.config.block_size for size in sampled.sizes]
+        finished = [size < sampled.room for size in sampled.sizes]
         samples = sample_metrics(sampled.texts, finished, learned, held_out, temperature, seed)
     return Evaluation(held_out_metrics(model, chosen, learned), samples)
 
@@ -248,7 +249,11 @@ def first_or_all(chars: str) -> str:
 
 
 def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]) -> HeldOutMetrics:
+    # The n-gram of the saved model has counted the validation set, too.
+    reader = model.blended_with(learned)
     tokenizer, block_size = model.tokenizer, model.config.block_size
+    if isinstance(reader, GivenModel):
+        block_size = reader.config.block_size  # without room for given values
     text = model.config.mode == "text"
     whole = text or model.config.long_documents == "windows"
     batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
@@ -263,8 +268,6 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
     def measured(nats: float) -> LossMetrics:
         return loss_metrics(nats, batch.num_targets, num_chars)
 
-    # The n-gram of the saved model also counts the validation set, so make one without it.
-    reader = model.blended_with(learned)
     gpt = part = weight = order = None
     if isinstance(reader, BlendedModel):
         parts = reader.logprobs_of_parts(seen)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import mul
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kamon.config import Config, check_text, require_int
 from kamon.engines.parameters import parameter_shapes
@@ -324,6 +324,7 @@ def attention_weights(model: Model | str | Path, text: str) -> list[list[list[li
         ConfigError: the text has block_size tokens or more.
     """
     model = as_model(model)
+    model.training.check_unconditional("a look at the attention")
     config, tokenizer = model.config, model.tokenizer
     check_text("the text", text)
     text = tokenizer.normal(text)

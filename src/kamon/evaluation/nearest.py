@@ -11,6 +11,7 @@ from kamon.engines.base import Reader
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.engines.spans import answer_logprobs
+from kamon.generation.given import Given
 from kamon.model import Model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompted
@@ -57,14 +58,16 @@ def sample_infos(
     *,
     known: Collection[str],
     nearest: bool = False,
+    given: Given | None = None,
 ) -> Iterator[SampleInfo]:
     """Yield the `SampleInfo` of each text.
 
     known: the texts that are in the list.
     nearest: True to find the most similar document.
+    given: the values under which log p is.
     """
     most_similar = NearestDocument(model.docs) if nearest else None
-    costs = logprobs(model.language_model, model.tokenizer, texts, prompt)
+    costs = logprobs(model.under(given), model.tokenizer, texts, prompt)
     for text, logprob in zip(texts, costs, strict=True):
         near = most_similar(text) if most_similar else None
         yield SampleInfo(text, logprob, text in known, near)

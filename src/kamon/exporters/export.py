@@ -57,6 +57,7 @@ def export(model: Model | str | Path | Checkpoint, format: Format, *, blend: boo
         model = model_dir.load(model)
     elif not isinstance(model, Checkpoint):
         model = to_checkpoint(as_model(model), model.engine.state()["params"])
+    model.training.check_unconditional("an export")
     if not blend:
         model = replace(model, training=model.training.without_blend())
     if format == "json":

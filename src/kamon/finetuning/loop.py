@@ -438,7 +438,7 @@ class FineTuneSession:
             warnings.warn(text, stacklevel=3)
         self.start = time.perf_counter()
         checkpoints = None
-        if writer:
+        if writer or any("prompt" in example for example in self.spec.examples):
             self.examples = pack_examples(self.spec.examples)
             checkpoints = CheckpointSchedule(lambda _: self.save(writer), options.checkpoint_every)
         self.make_steps(options.callbacks, checkpoints)
@@ -555,5 +555,6 @@ class FineTuneSession:
             "tuning": tuning,
         }
         return Model(
-            spec.config, spec.tokenizer, self.engine, self.metrics, training, spec.documents
+            *(spec.config, spec.tokenizer, self.engine, self.metrics, training, spec.documents),
+            self.examples or None,
         )

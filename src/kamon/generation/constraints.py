@@ -57,6 +57,7 @@ from kamon.generation.lookahead import (
     survey,
     unroll,
 )
+from kamon.generation.given import GivenModel
 from kamon.generation.sampling import (
     INVALID,
     LanguageModel,
@@ -546,7 +547,10 @@ def one_by_one(
     """Yield all candidates, drawn from the tokens that top_k and top_p allow."""
     room = model.config.block_size - len(request.prompt_tokens)
     for number in count():
-        draw = partial(truncated_document, model, request, number, conditions, tokenizer)
+        reader = model
+        if isinstance(model, GivenModel):
+            reader = model.drawn(partial(uniform, request.seed, number), (request.bos,))
+        draw = partial(truncated_document, reader, request, number, conditions, tokenizer)
         tokens, size = as_text(tokenizer, draw(), room, partial(draw, valid=True))
         yield tokenizer.normal(tokenizer.decode(tokens)), size, 1
 

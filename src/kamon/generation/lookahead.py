@@ -29,6 +29,7 @@ from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
 from kamon.generation.automaton import Automaton, TooLarge
 from kamon.generation.blend import BlendedModel
+from kamon.generation.given import GivenModel
 from kamon.generation.sampling import (
     LanguageModel,
     PrefixCache,
@@ -458,6 +459,8 @@ def guided_document(
     vocab_size, firsts = arrays.vocab_size, arrays.first_contexts
     node, context, weight = 0, 0, 1.0
     tokens: list[int] = []
+    if isinstance(model, GivenModel):
+        model = model.drawn(partial(uniform, request.seed, number), (bos,))
     decoder, token = prefill(model, bos, request.prompt_tokens), (bos, *request.prompt_tokens)[-1]
     while arrays.ends[node] != FULL:
         logits = decoder.push(token)

@@ -7,7 +7,8 @@
     training.json       the record of the training (`kamon.storage.records`)
     state.safetensors   needed to resume: params., m. and v. followed by each parameter's name
     examples.jsonl.gz   training examples of a fine-tuned model, one JSON object per line
-    frozen.safetensors  parameters of its reference model, if any
+    frozen.safetensors  parameters of its reference model, if any, or of a conditional
+                        model the mean of parameters that its training keeps
     critic.safetensors  state of its critic, if any, a model with two more tokens
     documents           the unique documents of the list, one JSON string per line, compressed.
                         They define the validation set (`kamon.data.split`) and novelty.

@@ -38,6 +38,7 @@ from kamon.storage.checkpoint import Checkpoint, from_files, pack_documents, to_
 from kamon.storage.records import TrainingRecord
 
 FORMAT = 3
+GIVEN_FORMAT = 4  # of a conditional model, whose documents are rows: see kamon.data.columns
 MANIFEST = "manifest.json"
 LOCK = "lock"
 MAX_CHECKPOINTS = 2  # that a training keeps
@@ -198,7 +199,8 @@ class CheckpointWriter:
                 for name, content in to_files(stored).items():
                     digest = write_synced(folder / name, content)
                     files[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
-                manifest = {"format": FORMAT, "documents": self.documents, "files": files}
+                version = GIVEN_FORMAT if stored.training.given else FORMAT
+                manifest = {"format": version, "documents": self.documents, "files": files}
                 write_synced(folder / MANIFEST, to_json(manifest))
                 sync_folder(folder)
                 os.rename(folder, self.path / f"generation-{number:06}")
@@ -442,10 +444,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if found["format"] == FLAT_FORMAT:
             files = {name: {"sha256": str(found["sha256"][name])} for name in FLAT_FILES}
             return {"documents": None, "files": files}
-        if found["format"] != FORMAT:
+        if found["format"] not in (FORMAT, GIVEN_FORMAT):
             raise StoreError(
                 f"{folder} has format {found['format']!r:.20}, this version of Kamon reads "
-                f"{FORMAT} and {FLAT_FORMAT}",
+                f"{GIVEN_FORMAT}, {FORMAT} and {FLAT_FORMAT}",
                 "use the version of Kamon that wrote the model",
             )
         names = found["files"].keys()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from types import UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from kamon.data.documents import Documents
 from kamon.data.split import RULE_BY_BUCKET, RULES, divide
 from kamon.engines.factory import DTYPES, ENGINES
+from kamon.errors import ConfigError
 from kamon.ngrams.reference import MAX_ORDER
 
 # A field with this metadata uses it in the error for a damaged value, not its record's `about`.
@@ -142,6 +144,34 @@ class BlendRecord(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class GivenRecord(Record):
+    """The given columns of a conditional model.
+
+    Attributes:
+        columns: their names, as in each stored row.
+        shares: of the n-grams of `kamon.generation.given.levels`. Empty for the GPT only.
+        weight: the column of weights, if there is one.
+        exponents: for each column those of the GPT and the n-grams when classes are compared, see
+            `kamon.generation.classes`.
+    """
+
+    about = "what values are given"
+    columns: list[str]
+    shares: list[float] = field(default_factory=list)
+    weight: str | None = None
+    exponents: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.columns or not all(isinstance(name, str) for name in self.columns):
+            raise damaged(self.about)
+        if not all(isinstance(each, list) for each in self.exponents.values()):
+            raise damaged(self.about)
+        numbers = [*self.shares, *chain(*self.exponents.values())]
+        if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
+            raise damaged(self.about)
+
+
+@dataclass(frozen=True, eq=False)
 class CrossValidationRecord(Record):
     """Cross-validation losses, in nats per token, of models that each left out a part of the list.
 
@@ -206,6 +236,7 @@ class TrainingRecord(Record):
         blend: None for a GPT only.
         cross_validation: losses for a list that is too short for a validation set.
         tuning: None if the model is not fine-tuned.
+        given: of a conditional model.
     """
 
     about = CorpusRecord.about
@@ -223,6 +254,7 @@ class TrainingRecord(Record):
     blend: BlendRecord | None = None
     cross_validation: CrossValidationRecord | None = None
     tuning: TuningRecord | None = None
+    given: GivenRecord | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES or self.dtype not in DTYPES:
@@ -237,6 +269,14 @@ class TrainingRecord(Record):
     def measured(self) -> Mapping[str, Any]:
         """Return the fine-tuning's record with its measurements, or an empty mapping."""
         return self.tuning or {}
+
+    def check_unconditional(self, what: str) -> None:
+        """Raise ConfigError for a conditional model. what: the thing that it cannot do."""
+        if self.given:
+            raise ConfigError(
+                f"{what} is not possible with a model of given values",
+                "use a model that was trained without --given",
+            )
 
     def without_blend(self) -> TrainingRecord:
         """Return the record without the blend, with the losses of the GPT."""

@@ -20,6 +20,10 @@ from kamon.tokenizers.char import CharTokenizer
 
 BASE = "base"  # the pretrained base that Kamon ships
 SCRATCH = "scratch"  # random parameters
+# A token of a given value starts as BOS does, but this much smaller, and so does its position. The
+# model predicts what it did, because it normalises the sum, and the token learns that much faster.
+VALUE_SCALE = 0.03
+VALUE_NOISE = 0.05  # standard deviation of what is added to each number, before it is made smaller
 NEW_LOGIT_SPREAD = 0.3  # deviation of a new token's row of lm_head, relative to the other rows
 
 
@@ -48,29 +52,43 @@ class StartingPoint:
             return self.tokenizer.extended(sorted(self.tokenizer.unknown(set(chars))))
         return self.tokenizer
 
-    def params_for(self, tokenizer: Tokenizer, config: Config) -> array[float]:
+    def params_for(self, tokenizer: Tokenizer, config: Config, num_values: int = 0) -> array[float]:
         """Return the parameters for these tokens and the block_size of this config.
 
         A token that the model lacks starts like its letter without accent or in the other case. If
         the model lacks that too, the token starts with random numbers. They have the distribution
         of the other tokens.
+
+        num_values: how many tokens of given values each document begins with, instead of BOS. They
+            start like BOS at the place of BOS, so the model predicts what it did, see VALUE_SCALE.
         """
         rng = random.Random(config.seed)
         rows = token_rows(self.tokenizer, tokenizer)
+        values = range(tokenizer.bos + 1, tokenizer.vocab_size) if num_values else range(0)
         shapes = parameter_shapes(replace(self.config, vocab_size=self.tokenizer.vocab_size))
         params, first = array("d"), 0
         for name, (n_out, n_in) in shapes.items():
             matrix = self.params[first : first + n_out * n_in]
             first += len(matrix)
             if name == "wpe":
-                chosen: list[int | None] = [min(i, n_out - 1) for i in range(config.block_size)]
+                more = max(0, num_values - 1)
+                places = (min(max(0, i - more), n_out - 1) for i in range(config.block_size))
+                chosen: list[int | None] = list(places)
             else:
                 chosen = rows if name in ("wte", "lm_head") else list(range(n_out))
             spread = NEW_LOGIT_SPREAD if name == "lm_head" else 1.0
             columns = [matrix[i::n_in] for i in range(n_in)] if None in chosen else []
             moments = [(mean(column), spread * deviation(column)) for column in columns]
-            for row in chosen:
-                if row is None:
+            for place, row in enumerate(chosen):
+                if name == "wte" and place in values:
+                    bos = matrix[self.tokenizer.bos * n_in : (self.tokenizer.bos + 1) * n_in]
+                    noise = VALUE_SCALE * VALUE_NOISE
+                    params.extend(VALUE_SCALE * x + rng.gauss(0.0, noise) for x in bos)
+                elif name == "wpe" and place < num_values:
+                    params.extend(VALUE_SCALE * x for x in matrix[:n_in])
+                elif name == "lm_head" and place in values:
+                    params.extend([0.0] * n_in)  # no entry has these tokens
+                elif row is None:
                     params.extend(rng.gauss(*each) for each in moments)
                 else:
                     params.extend(matrix[row * n_in : (row + 1) * n_in])

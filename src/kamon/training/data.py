@@ -6,15 +6,16 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from kamon.config import Config, suggestion
 from kamon.data import corpus
+from kamon.data.columns import DataFrame, Table
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
 from kamon.data.split import RULE, divide
@@ -29,7 +30,8 @@ from kamon.tokenizers.char import CharTokenizer
 from kamon.tokenizers.load import read_tokenizer, wants_nfc
 from kamon.training.base import StartingPoint
 
-Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards"
+Tabular: TypeAlias = "Table | DataFrame | Iterable[Mapping[str, Any]]"
+Learnable: TypeAlias = "Iterable[str] | str | Path | Corpus | Shards | Tabular"
 MIN_CHARS = 1_000  # in a text
 MAX_EVAL_TOKENS = 4_000_000  # in the validation set of a packed corpus
 
@@ -67,6 +69,11 @@ class TrainingData(ABC):
     lengths: Counter[int]
     chars: Counter[int]
     has_validation: bool
+
+    @property
+    def num_values(self) -> int:
+        """The tokens of given values that each document begins with, instead of BOS."""
+        return 0
 
     @abstractmethod
     def examples(self, config: Config, rng: random.Random) -> PackedBatch | BatchSource:

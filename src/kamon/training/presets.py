@@ -68,6 +68,7 @@ FINE_TUNING: dict[str, Any] = {
 }  # fmt: skip
 # For several epochs on a long list. Without dropout, the model would memorise the list.
 LONG_FINE_TUNING = FINE_TUNING | {"learning_rate": 0.0007, "dropout": 0.05}
+CONDITIONAL_FINE_TUNING = {"dropout": 0.05}  # of a table with given columns
 TEXT = {"std": 0.08, "schedule": "cosine", "weight_decay": 0.1}
 ORIGINAL = "original"  # the settings of the original microGPT
 PICKED = {*COMMON, "block_size", "num_steps", "warmup_steps"}.union(*PRESETS.values())  # for lists

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kamon._version import __version__
 from kamon.data.documents import Documents
@@ -15,10 +17,13 @@ from kamon.engines.distributed import get_group
 from kamon.errors import TrainingError
 from kamon.model import Model, to_checkpoint
 from kamon.storage import model_dir
+from kamon.storage.checkpoint import Checkpoint
 from kamon.storage.metrics import Metrics
 from kamon.storage.model_dir import CheckpointWriter
-from kamon.storage.records import CorpusRecord, TrainingRecord, ValidationRecord
+from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.training.blend import BlendLosses
+from kamon.training.calibration import calibrated
+from kamon.training.conditional import ConditionalData
 from kamon.training.early_stopping import EarlyStopping, mean_loss
 from kamon.training.loop import CheckpointSchedule, learning_rate, not_finite, pretrain
 from kamon.training.options import RunOptions
@@ -71,8 +76,10 @@ class TrainingSession:
             held_out = self.validation_record(self.validation, len(losses))
         finished = len(losses) == setup.config.num_steps or exhausted
         model = self.model(finished=finished, held_out=held_out)
+        if model.training.given and losses:
+            model = calibrated(model)
         if writer and losses:
-            writer.save(to_checkpoint(model, setup.engine.state()["params"], state))
+            writer.save(self.checkpoint(model, setup.engine.state()["params"], state))
         return model
 
     def save(self, writer: CheckpointWriter) -> None:
@@ -87,7 +94,13 @@ class TrainingSession:
             if isinstance(losses, BlendLosses):
                 self.training |= {"blend": losses.blend()}
         model = self.model(finished=False, held_out=validation.record() if validation else None)
-        writer.save(to_checkpoint(model, best["params"], state))
+        writer.save(self.checkpoint(model, best["params"], state))
+
+    def checkpoint(self, model: Model, params: array[float], state: State) -> Checkpoint:
+        """Return what is stored, with the mean of earlier parameters if the run averages them."""
+        stored = to_checkpoint(model, params, state)
+        mean = self.validation.mean if self.validation else None
+        return replace(stored, reference_params=mean)
 
     def model(self, *, finished: bool, held_out: ValidationRecord | None) -> Model:
         """Return the model so far, with its record. held_out: the record of its validation."""
@@ -133,26 +146,29 @@ class TrainingSession:
 
 
 def start_record(
-    setup: TrainingSetup,
-    corpus: CorpusRecord,
-    hold_out: bool,
-    checkpoint_every: int | float | None = None,
+    setup: TrainingSetup, checkpoint_every: int | float | None = None
 ) -> TrainingRecord:
     """Return the record of a run that is ready to start."""
-    crossed = setup.cross_validation
+    crossed, data = setup.cross_validation, setup.data
+    given: dict[str, Any] = {}
+    if isinstance(data, ConditionalData):
+        shares = list(setup.blended.shares) if setup.blended else []
+        about = {"columns": list(data.columns), "weight": data.weight, "shares": shares}
+        given = {"given": about}
     return TrainingRecord.read(
         {
             "kamon": __version__,
             "engine": setup.engine_name,
             "dtype": setup.engine.dtype,
             "num_cut": setup.num_cut,
-            "hold_out": hold_out,
+            "hold_out": data.has_validation,
             "init_from": setup.start.name if setup.start else None,
             "checkpoint_every": checkpoint_every,
-            "corpus": corpus,
+            "corpus": data.record,
             "num_steps_done": 0,
             "seconds": 0.0,
             **(crossed.records() if crossed else {}),
+            **given,
         }
     )
 

@@ -43,6 +43,7 @@ class TrainingSetup:
     """A run that is ready to start.
 
     Attributes:
+        data: all that the model learns, and its validation set.
         docs: the training examples.
         rng: the random number generator, after it has made the initial parameters.
         longest: tokens of the longest document, without BOS.
@@ -55,6 +56,7 @@ class TrainingSetup:
     """
 
     config: Config
+    data: TrainingData
     tokenizer: Tokenizer
     docs: PackedBatch | BatchSource
     engine: Engine
@@ -93,6 +95,7 @@ def build_setup(
     made.load(initial_state(params or init(config, rng)))
     return TrainingSetup(
         config=config,
+        data=data,
         tokenizer=data.tokenizer,
         docs=docs,
         engine=made,
@@ -125,7 +128,7 @@ def choose_setup(
     stopped = False
     for candidate in candidates(data, settings, engine, size, seconds, init_from):
         config, start = candidate.config, candidate.start
-        params = start.params_for(data.tokenizer, config) if start else None
+        params = start.params_for(data.tokenizer, config, data.num_values) if start else None
         start = start and replace(start, params=array("d"))  # the engine has them now
         setup = replace(build_setup(data, config, engine, params), start=start)
         folds = []
@@ -208,7 +211,7 @@ def base_helps(
         isinstance(data, ListData)
         and data.mode == "documents"
         and isinstance(data.tokenizer, CharTokenizer)
-        and not data.tokenizer.added
+        and (not data.tokenizer.added or data.num_values > 0)
         and settings.keys().isdisjoint(SHAPE)
         and engine != "scalar"  # too slow for it
         and (seconds is not None or len(data.train_docs) <= presets.MAX_BASE_DOCS)
@@ -250,9 +253,10 @@ def fine_tune_config(
 ) -> Config:
     """Return the config to fine-tune a base with the user's settings."""
     settings = shape_of(base, settings)
-    config = make_config(
-        presets.fine_tuning_preset(data.lengths, base, long=long) | settings | {"mode": data.mode}
-    )
+    chosen = presets.fine_tuning_preset(data.lengths, base, long=long)
+    if data.num_values and not long:
+        chosen |= presets.CONDITIONAL_FINE_TUNING
+    config = make_config(chosen | settings | {"mode": data.mode})
     num_docs, size = data.train_lengths.total(), config.docs_per_step
     if data.mode == "text":
         steps = presets.max_steps(num_docs, size, seconds, data.mode)

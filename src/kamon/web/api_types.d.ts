@@ -220,6 +220,8 @@ export interface JobRequest {
   settings?: Settings;
   init_from?: "base" | "scratch" | null;
   blend?: boolean;
+  given?: string[] | null;
+  weight?: string | null;
 }
 
 export interface JobSummary {
@@ -299,6 +301,7 @@ export interface ModelDetails {
   step: number | null;
   steps: number[];
   prompts: boolean;
+  given: Record<string, string[]>;
   text: boolean;
   seed: number;
   tokenizer: "char" | "bpe";
@@ -328,6 +331,7 @@ export interface ModelInfo {
   step: number | null;
   steps: number[];
   prompts: boolean;
+  given: Record<string, string[]>;
   text: boolean;
   seed: number;
   tokenizer: "char" | "bpe";
@@ -366,6 +370,7 @@ export interface NextTokenBody {
   top_k?: number | null;
   top_p?: number;
   prompt?: string | null;
+  given?: Record<string, string | Record<string, number>> | null;
 }
 
 export interface NextTokens {
@@ -464,6 +469,7 @@ export interface SampleBody {
   novel?: boolean;
   unique?: boolean;
   prompt?: string | null;
+  given?: Record<string, string | Record<string, number>> | null;
   nearest?: boolean;
 }
 
@@ -473,6 +479,7 @@ export interface Samples {
   tried: number;
   ended: "n" | "tried" | "time";
   left_out: LeftOut;
+  warning: string | null;
   samples: Sample[];
 }
 
@@ -484,12 +491,15 @@ export interface ScoreBody {
   model: string;
   texts: string[];
   unknown?: "error" | "skip" | "replace" | "zero";
+  given?: Record<string, string | Record<string, number>> | null;
+  by?: string | null;
 }
 
 export interface ScoreFound {
   text: string;
   scored: string;
   index: number;
+  values: Record<string, number> | null;
   logprob: number | null;
   bits_per_char: number | null;
   percentile: number | null;

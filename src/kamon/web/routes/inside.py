@@ -58,9 +58,12 @@ async def show_embeddings(id: ModelId, context: Context) -> EmbeddingMap:
 async def trace_text(body: TraceBody, context: Context) -> Trace:
     """Return the tokens of a text, the attention weights, and the surprisal of each token."""
     limits, ngrams = context.limits, context.playground.ngrams
-    return await context.use(
-        body.model, lambda model, _entry, _stop: trace(model, body.text, limits, ngrams)
-    )
+
+    def look(model: Model, _entry: Entry, _stop: Stop) -> Trace:
+        model.training.check_unconditional("a look inside")
+        return trace(model, body.text, limits, ngrams)
+
+    return await context.use(body.model, look)
 
 
 @router.post("/graph")
@@ -70,6 +73,7 @@ async def draw_graph(body: GraphBody, context: Context) -> Graph:
         return expression(body.a, body.b, body.c)
 
     def look(model: Model, _entry: Entry, _stop: Stop) -> Graph:
+        model.training.check_unconditional("a look inside")
         check_chars(body.text, context.limits)
         return loss(model, body.text, body.position)
 

@@ -15,9 +15,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
+from kamon.api import given_columns
 from kamon.config import make_config
+from kamon.data import columns as columns_module
 from kamon.data import corpus, readers, tables
 from kamon.data.cleaning import clean as tidy
+from kamon.data.columns import Columns as GivenColumns
+from kamon.data.columns import Table
 from kamon.data.documents import Documents, nfc
 from kamon.data.split import divide
 from kamon.engines.parameters import num_params
@@ -68,6 +72,7 @@ def largest_settings() -> dict[str, int | float]:
 
 Format = Literal["text", "csv", "tsv", "jsonl", "json"]
 Column = Annotated[str | None, Field(max_length=1000)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str | None, Field(min_length=1, max_length=100)]
 
 
@@ -88,6 +93,10 @@ class ListRequest(ApiModel):
         options = self.model_dump(include={"format", "column", "header"})
         return corpus.from_text(text, self.name or PASTED, **options)
 
+    def read_table(self, text: str, columns: GivenColumns) -> Table:
+        name = self.name or PASTED
+        return columns_module.read_text(text, name, columns, self.format, header=self.header)
+
 
 class JobRequest(ListRequest):
     """A list to train on, either as `text` or as the name of a list that Kamon includes.
@@ -96,6 +105,8 @@ class JobRequest(ListRequest):
     `text`. init_from: "base" to start from the pretrained base, "scratch" to start from random
     parameters. By default, Kamon chooses the better one for the list. blend: whether to blend the
     GPT with an n-gram of the list.
+    given: columns of a table. The model learns the entries under their values. weight: a column of
+    numbers that say how often each row counts.
     """
 
     text: Text | None = None
@@ -105,6 +116,8 @@ class JobRequest(ListRequest):
     settings: Settings = Settings()
     init_from: Literal["base", "scratch"] | None = None
     blend: bool = True
+    given: Annotated[list[ColumnName], Field(min_length=1, max_length=20)] | None = None
+    weight: ColumnName | None = None
 
 
 class Lines(BaseModel):
@@ -278,6 +291,9 @@ async def start_job(request: JobRequest, context: Context) -> JobAnswer:
     return answer(await context.compute(lambda _: start_training(context, request)), context)
 
 
+INCLUDED = {"format", "column", "header", "init_from", "blend", "given", "weight"}
+
+
 def start_training(context: RequestContext, request: JobRequest) -> Job:
     limits = context.limits
     settings = request.settings.model_dump(exclude_none=True) | {"seed": request.seed}
@@ -294,14 +310,19 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
         )
     if settings.get("num_steps", 0) > limits.job_steps:
         raise WebError(422, f"num_steps must be at most {limits.job_steps:,}")
-    num_chars = 1
+    num_chars, num_values = 1, 0
     check_column(request)
     if request.text is None and request.format != "text":
         raise WebError(422, "the built-in list has no column or format")
+    columns = given_columns(request.column, request.given, request.weight)
     if request.text is not None:
-        source = request.read(request.text)
+        if columns:
+            table = request.read_table(request.text, columns)
+            source, num_values = table.corpus, sum(map(len, table.values.values()))
+        else:
+            source = request.read(request.text)
         check_learnable(source)
-        num_chars = len(source.different.chars())
+        num_chars = len(source.different.chars()) + num_values
     least = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 8} | settings
     # A lower bound. The training checks again when it knows its settings.
     size = num_params(replace(make_config(least), vocab_size=num_chars + 1))
@@ -319,7 +340,7 @@ def start_training(context: RequestContext, request: JobRequest) -> Job:
             budget=budget,
             settings=settings,
             limits=limits,
-            **request.model_dump(include={"format", "column", "header", "init_from", "blend"}),
+            **request.model_dump(include=INCLUDED),
         )
     )
 

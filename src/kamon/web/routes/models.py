@@ -15,9 +15,11 @@ from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
 
 from kamon import completion
+from kamon.data.columns import MAX_NAME, MAX_VALUE
 from kamon.engines.base import has_fused_ops
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, KamonError
+from kamon.evaluation.classify import check_classes, classify_list
 from kamon.evaluation.nearest import NearestDocument, sample_infos
 from kamon.evaluation.score import PercentileScale, Score, Unknown, score_list
 from kamon.generation.blend import BlendedModel
@@ -44,6 +46,7 @@ NUM_EXAMPLES = 10  # entries of a list that an answer shows
 MAX_COMPARED = 2000  # characters of an entry: the time of `NearestDocument` grows with their square
 DOCS_AT_ONCE = 1000  # documents to count before other requests get a turn
 MAX_PIECES = 5  # of `num_at_once` documents, to compare scores with
+MAX_MIXED = 20  # given columns, and values of one in a mix
 MAX_REMEMBERED = 200_000  # maximum number of documents to keep as a set
 
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
@@ -53,6 +56,11 @@ Seed = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]  # the largest integ
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Column = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE)]
+Share = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Shares = Annotated[dict[Value, Share], Field(min_length=1, max_length=MAX_MIXED)]
+Given = Annotated[dict[Column, Value | Shares], Field(max_length=MAX_MIXED)]
 Length = Annotated[int, Field(ge=0, le=1_000_000)]
 Accept = Annotated[str, Header(include_in_schema=False)]
 
@@ -64,6 +72,7 @@ class ModelInfo(BaseModel):
     relative to the directory where the server started, null if it is not saved. validation_loss:
     in nats per token. For a short list, it is the mean of `num_folds` cross-validation models.
     gpt_loss, ngram_loss: losses of the parts of a blend. blend: null for a GPT only.
+    given: the given columns of a model of a table, and their values.
     """
 
     id: str
@@ -87,6 +96,7 @@ class ModelInfo(BaseModel):
     step: int | None
     steps: list[int]
     prompts: bool
+    given: dict[str, list[str]]
     text: bool
     seed: int
     tokenizer: Literal["char", "bpe"]
@@ -137,7 +147,9 @@ class Data(BaseModel):
 
 class SampleBody(ApiModel):
     """Options of `kamon sample`. min_len, max_len: in characters. pattern: `_` is one
-    character and `*` any number. regex: of Python, without back-references."""
+    character and `*` any number. regex: of Python, without back-references. given: values of a
+    model of a table, such as {"country": "fi"}, or their shares in a mix, such as
+    {"country": {"fi": 0.5, "jp": 0.5}}."""
 
     model: ModelId
     n: Annotated[int, Field(ge=0, le=LIMITS.samples)] = 20
@@ -155,6 +167,7 @@ class SampleBody(ApiModel):
     novel: bool = False
     unique: bool = False
     prompt: ShortText | None = None
+    given: Given | None = None
     nearest: bool = False
 
 
@@ -182,13 +195,15 @@ class LeftOut(BaseModel):
 class Samples(BaseModel):
     """tried: number of candidates. ended: "n" if the search found all samples, "tried" if it gave
     up, "time" if its time was up. `nearest` is null after that time, or if the list has an entry of
-    more than 2,000 characters."""
+    more than 2,000 characters. warning: about a prompt that is unlike those that the model has
+    learned, or null."""
 
     seed: int
     temperature: float
     tried: int
     ended: Literal["n", "tried", "time"]
     left_out: LeftOut
+    warning: str | None
     samples: list[Sample]
 
 
@@ -212,11 +227,14 @@ class Completions(BaseModel):
 
 
 class ScoreBody(ApiModel):
-    """unknown: what to do with a text that has characters that the model does not know."""
+    """unknown: what to do with a text that has characters that the model does not know. given:
+    values under which to score, as for samples. by: a given column whose values are compared."""
 
     model: ModelId
     texts: Annotated[list[Text], Field(max_length=LIMITS.samples)]
     unknown: Unknown = "error"
+    given: Given | None = None
+    by: Column | None = None
 
 
 class ScoreFound(BaseModel):
@@ -228,12 +246,14 @@ class ScoreFound(BaseModel):
     compared_with: which entries, "validation" or "list" (see `PercentileScale`). surprise: the
     place in `scored`, from 0, of the least likely character, the length for the end. surprising:
     that character, empty for the end. cut: whether the text is longer than the model can read at
-    once.
+    once. values: the probability of each value of the column `by`, the most likely one first, or
+    null.
     """
 
     text: str
     scored: str
     index: int
+    values: dict[str, float] | None
     logprob: float | None
     bits_per_char: float | None
     percentile: float | None
@@ -254,6 +274,7 @@ class NextTokenBody(ApiModel):
     top_k: TopK | None = None
     top_p: TopP = 1.0
     prompt: ShortText | None = None
+    given: Given | None = None
 
 
 class NextToken(BaseModel):
@@ -401,13 +422,20 @@ def shown_path(path: Path) -> str:
 
 
 def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[ScoreFound]:
-    model.check_documents("scoring")
-    read = partial(score_list, model.language_model, model.tokenizer, unknown=body.unknown)
+    if body.by is not None:
+        check_classes(model, body.by, body.unknown)
+    reader = model.under(body.given)
     scores: list[Score] = []
+    values: list[dict[str, float]] = []
     size = num_at_once(model)
     for start in range(0, len(body.texts), size):
         stop.check()
-        scores += read(body.texts[start : start + size], start=start).rows()
+        texts = body.texts[start : start + size]
+        found = score_list(reader, model.tokenizer, texts, unknown=body.unknown, start=start)
+        scores += found.rows()
+        if body.by is not None:
+            classes = classify_list(model, texts, body.by, unknown=body.unknown)
+            values += [each.shares for each in classes]
     which: Unknown = "zero" if body.unknown == "zero" else "skip"
     most = MAX_PIECES * size
     scale = entry.remember(f"scale {which}", lambda: PercentileScale.of(model, which, most))
@@ -416,6 +444,7 @@ def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[S
             text=each.text,
             scored=each.scored,
             index=each.index,
+            values=values[number] if values else None,
             logprob=finite(each.logprob),
             bits_per_char=finite(each.bits_per_char),
             percentile=scale.percentile(each.bits_per_char),
@@ -424,7 +453,7 @@ def scores_of(model: Model, body: ScoreBody, entry: Entry, stop: Stop) -> list[S
             surprising=each.surprising,
             cut=each.cut,
         )
-        for each in scores
+        for number, each in enumerate(scores)
     ]
 
 
@@ -436,7 +465,8 @@ def finite(number: float) -> float | None:
 def num_at_once(model: Model) -> int:
     """Return how many documents the model can read in a fraction of a second."""
     work = MAX_FLOPS_AT_ONCE if has_fused_ops(model.engine) else MAX_FLOPS_AT_ONCE_SLOW
-    return max(1, int(work / model.num_params / model.config.block_size))
+    num_classes = len(model.conditional.models) if model.training.given else 1
+    return max(1, int(work / model.num_params / model.config.block_size / num_classes))
 
 
 def data_of(model: Model, stop: Stop) -> Data:
@@ -480,11 +510,12 @@ def samples_of(
     known_of: Callable[[list[str]], Collection[str]],
 ) -> Samples:
     model.check_documents("sampling over HTTP")
-    conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest"})
+    conditions = body.model_dump(exclude={"model", "n", "temperature", "seed", "nearest", "given"})
     found = model.generate(
         body.n,
         temperature=body.temperature,
         seed=body.seed,
+        given=body.given,
         should_stop=lambda tried: stop() or tried >= limits.candidates or stop.late(),
         **conditions,
     )
@@ -495,7 +526,7 @@ def samples_of(
     size = num_at_once(model)
     for begin in range(0, len(found.texts), size):
         some = found.texts[begin : begin + size]
-        for sample in sample_infos(model, some, body.prompt, known=known):
+        for sample in sample_infos(model, some, body.prompt, known=known, given=body.given):
             if stop():
                 raise Stopped
             near = similar(sample.text) if similar and not stop.late() else None
@@ -507,12 +538,14 @@ def samples_of(
                     nearest=near and Near(text=near[0], similarity=near[1]),
                 )
             )
+    warning = model.prompt_warning(body.prompt)
     whole = len(samples) == body.n and not any(similar and not s.nearest for s in samples)
     return Samples(
         seed=model.config.seed if body.seed is None else body.seed,
         temperature=model.config.temperature if body.temperature is None else body.temperature,
         tried=found.num_candidates,
         ended="n" if whole else "time" if stop.late() else "tried",
+        warning=". ".join(warning) if warning else None,
         left_out=LeftOut(copies=found.num_copies, duplicates=found.num_duplicates),
         samples=samples,
     )
@@ -532,11 +565,12 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
             f"the prefix has {len(prefix):,} tokens, which fill the model's block_size "
             f"{config.block_size}"
         )
-    decoder = prefill(model.language_model, tokenizer.bos, before)
+    reader = model.under(body.given)
+    decoder = prefill(reader, tokenizer.bos, before)
     for token in [before[-1] if before else tokenizer.bos, *prefix]:
         logits = decoder.push(token)
     read = [tokenizer.bos, *before, *prefix]
-    gpt, ngram = parts_of(model.language_model, read)
+    gpt, ngram = parts_of(reader, read)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
     temperature = body.temperature
@@ -559,7 +593,7 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
         ],
         end=tokenizer.bos,
         position=len(prefix),
-        blend=losses_of(model.training)["blend"],
+        blend=losses_of(model.training)["blend"] if gpt else None,
     )
 
 

@@ -34,6 +34,7 @@ from kamon.storage.records import TrainingRecord, ValidationRecord
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.load import tokenizer_from_json
 from kamon.training.blend import mean_nats
+from kamon.training.calibration import validation_logprobs
 from kamon.training.data import validation_batch
 from kamon.training.early_stopping import mean_loss
 from kamon.training.loop import learning_rate
@@ -517,6 +518,8 @@ def model_of(job: Job, moment: Snapshot, training: TrainingRecord | None = None)
 
 def validation_record(model: Model, step: int) -> ValidationRecord:
     """Return the validation loss of a snapshot. For a blend, include those of its parts."""
+    if model.training.given:
+        return conditional_record(model, step)
     learned, docs = divide(model.docs, True, model.config.mode, model.training.corpus.split)
     batch = validation_batch(model.tokenizer, docs, model.config)
     reader = model.blended_with(learned)
@@ -526,3 +529,11 @@ def validation_record(model: Model, step: int) -> ValidationRecord:
     mixed = mix_logprobs(gpt, ngram, reader.weight)
     parts = {"gpt_loss": mean_nats(gpt), "ngram_loss": mean_nats(ngram)}
     return ValidationRecord.of(len(batch), mean_nats(mixed), step) | parts
+
+
+def conditional_record(model: Model, step: int) -> ValidationRecord:
+    """Return the validation loss of a snapshot of a conditional model, and those of its parts."""
+    _, docs = divide(model.docs, True, model.config.mode, model.training.corpus.split)
+    num_rows, gpt, ngram, mixed = validation_logprobs(model, docs)
+    parts = {"gpt_loss": mean_nats(gpt), "ngram_loss": mean_nats(ngram)} if ngram else {}
+    return ValidationRecord.of(num_rows, mean_nats(mixed), step) | parts

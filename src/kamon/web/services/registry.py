@@ -209,6 +209,7 @@ def facts_of(model: Model) -> dict[str, Any]:
         "num_steps": len(model.metrics),
         **losses_of(model.training),
         "prompts": knows_prompts(model.tokenizer),
+        "given": model.given_values,
         "text": model.writes_text,
         "tokenizer": "bpe" if isinstance(model.tokenizer, BytePairTokenizer) else "char",
         "config": asdict(config),

@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 
 from kamon import api
 from kamon.data import corpus
+from kamon.data.columns import Table, read_table, read_text
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError, KamonError
 from kamon.evaluation.introspection import ngram_loss
@@ -43,7 +44,6 @@ from kamon.ngrams.reference import Ngram
 from kamon.storage.checkpoint import pack_documents
 from kamon.storage.metrics import Metrics
 from kamon.training.blend import mean_nats
-from kamon.training.data import list_record
 from kamon.training.early_stopping import MIN_DOCS
 from kamon.training.loop import Progress
 from kamon.training.session import start_record
@@ -71,7 +71,7 @@ class Request:
         budget: in seconds, None if the settings have num_steps.
         limits: limits of the server.
         settings: settings of a `Config`.
-        init_from, blend: see `kamon.train`.
+        init_from, blend, given, weight: see `kamon.train`.
         text: the list, None for the list named `source` that Kamon includes.
         format, column, header: see `corpus.from_text`.
     """
@@ -86,6 +86,8 @@ class Request:
     header: bool = True
     init_from: str | None = None
     blend: bool = True
+    given: list[str] | None = None
+    weight: str | None = None
 
 
 class Control:
@@ -154,7 +156,7 @@ class Training:
     """A training that reports its progress."""
 
     request: Request
-    source: corpus.Corpus
+    source: corpus.Corpus | Table
     control: Control
     report: Report
     start: float = field(default_factory=time.perf_counter)
@@ -167,6 +169,7 @@ class Training:
     model: Model | None = None  # the model in training
     setup: TrainingSetup | None = None
     ngram: Ngram | NativeNgram | None = None  # n-gram of the whole list, for the blend
+    order: int | None = None  # of the n-grams to blend with
     counting: threading.Thread | None = None
 
     def run(self) -> None:
@@ -176,6 +179,8 @@ class Training:
             budget=request.budget,
             init_from=request.init_from,
             blend=request.blend,
+            given=request.given,
+            weight=request.weight,
             on_start=self.on_start,
             on_progress=self.on_progress,
             should_stop=self.should_stop,
@@ -222,16 +227,16 @@ class Training:
                 "choose a smaller n_embd, n_layer or block_size, or a list with fewer "
                 "unique characters",
             )
-        different = self.source.different
-        training = start_record(run, list_record(self.source), bool(run.held_out))
+        documents = run.data.documents
+        training = start_record(run)
         self.setup = run
-        self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, different)
+        self.model = Model(config, run.tokenizer, run.engine, Metrics(), training, documents)
         self.report(
             "start",
             config=asdict(config),
             tokenizer=run.tokenizer.to_json(),
             training=training.content,
-            documents=text_of(b"".join(pack_documents(different))),
+            documents=text_of(b"".join(pack_documents(documents))),
         )
         order = None
         if run.blended:
@@ -243,7 +248,9 @@ class Training:
             self.counting = threading.Thread(target=self.count, args=[self.model], daemon=True)
             self.counting.start()
         if order is not None:
-            batch = run.tokenizer.encode_documents(different)
+            self.order = order
+        if order is not None and not training.given:
+            batch = run.tokenizer.encode_documents(documents)
             self.ngram = count_ngram(batch, config.vocab_size, order)
         room = limits.snapshot_bytes // (size * array(TYPECODES[run.engine.dtype]).itemsize)
         moments = max(2, min(limits.snapshots, room))
@@ -292,8 +299,11 @@ class Training:
         if math.isfinite(sum(params)):
             engine, weight = self.model.engine, self.weight()
             blend = samples = None
-            if self.ngram and weight is not None:
-                blend = {"weight": weight, "order": self.ngram.order}
+            if self.order is not None and weight is not None:
+                blend = {"weight": weight, "order": self.order}
+            if self.model.training.given:
+                samples = samples_of_table(self.model, blend)
+            elif self.ngram and weight is not None:
                 samples = self.samples(BlendedModel(engine, self.ngram, weight))
             self.report(
                 "moment",
@@ -322,7 +332,8 @@ class Training:
         config, tokenizer = self.model.config, self.model.tokenizer
         request = SampleRequest(NUM_TRIED, config.temperature, config.seed, tokenizer.bos)
         texts, _ = sample_texts(model, tokenizer, request)
-        known = self.source.different.intersection(texts) | {""}
+        assert self.model
+        known = self.model.docs.intersection(texts) | {""}
         return [text for text in dict.fromkeys(texts) if text not in known][:NUM_SAMPLES]
 
     def as_text(self, params: array[float]) -> str:
@@ -334,6 +345,14 @@ def new_samples(model: Model) -> list[str]:
     """Return novel, unique samples, or fewer if most are copies."""
     return model.generate(
         NUM_SAMPLES, novel=True, unique=True, should_stop=lambda tried: tried >= MAX_TRIED
+    ).texts
+
+
+def samples_of_table(model: Model, blend: dict[str, float] | None) -> list[str]:
+    """Return novel, unique samples of a conditional model in training."""
+    now = replace(model, training=model.training | {"blend": blend})
+    return now.generate(
+        NUM_SAMPLES, novel=True, unique=True, should_stop=lambda tried: tried >= NUM_TRIED
     ).texts
 
 
@@ -356,8 +375,14 @@ def main() -> int:
     control = Control()
     threading.Thread(target=control.listen, args=[commands], daemon=True).start()
     try:
+        columns = api.given_columns(request.column, request.given, request.weight)
+        source: corpus.Corpus | Table
         if request.text is None:
-            source = corpus.read(request.source)
+            source = read_table(request.source, columns) if columns else corpus.read(request.source)
+        elif columns:
+            source = read_text(
+                request.text, request.source, columns, request.format, header=request.header
+            )
         else:
             source = corpus.from_text(
                 request.text,

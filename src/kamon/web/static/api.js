@@ -155,6 +155,8 @@ export const data = (id, signal) => call("GET /models/{id}/data", { id, signal }
 export const embeddings = (id, signal) => call("GET /models/{id}/embeddings", { id, signal });
 /** @param {BodyOf<"POST /sample">} body @param {AbortSignal} [signal] */
 export const sample = (body, signal) => call("POST /sample", { body, signal });
+/** @param {BodyOf<"POST /score">} body @param {AbortSignal} [signal] */
+export const score = async (body, signal) => (await call("POST /score", { body, signal })).scores;
 /** @param {BodyOf<"POST /next-token">} body @param {AbortSignal} [signal] */
 export const nextToken = (body, signal) => call("POST /next-token", { body, signal });
 /** @param {BodyOf<"POST /trace">} body @param {AbortSignal} [signal] */

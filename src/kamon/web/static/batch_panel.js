@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { copies, flags, keywords, placeOf, python, shell } from "./copy.js";
 import { field, h, name as named, panel, replaceContent, tick } from "./dom.js";
 import { count, fixed, foundSentence } from "./format.js";
+import { givenKeyword, givenText } from "./given.js";
 import { mark, star } from "./kept.js";
 import { change, recall, remember } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
@@ -138,7 +139,7 @@ export class BatchPanel {
   }
 
   request() {
-    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const { temperature, top_k, top_p, seed, prompt, given } = this.dials.values();
     const n = Number(this.size.value);
     return {
       model: this.model.id,
@@ -148,13 +149,14 @@ export class BatchPanel {
       top_k,
       top_p,
       prompt,
+      given,
       ...this.conditions(),
       nearest: n <= this.maxNearest,
     };
   }
 
   code() {
-    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const { temperature, top_k, top_p, seed, prompt, given: values } = this.dials.values();
     const { min_len, novel, unique, ...others } = this.conditions();
     const given = {
       seed,
@@ -167,8 +169,8 @@ export class BatchPanel {
     };
     const [n, place] = [this.size.value, placeOf(this.model)];
     return {
-      command: `kamon sample ${shell(place)} -n ${n}${flags({ ...given, copies: this.copies.checked })} --nearest`,
-      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords({ ...given, novel, unique })})`,
+      command: `kamon sample ${shell(place)} -n ${n}${flags({ ...given, given: givenText(values), copies: this.copies.checked })} --nearest`,
+      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nmodel.sample(${n}${keywords({ ...given, novel, unique })}${givenKeyword(values)})`,
     };
   }
 
@@ -243,6 +245,12 @@ export class BatchPanel {
         mark(each),
       ),
     );
-    replaceContent(this.result, h("p", {}, sentence, ` Seed ${found.seed}.`), h("ul", { class: "samples" }, ...rows));
+    const warning = found.warning && h("p", { class: "hint", role: "alert" }, `⚠ ${found.warning}`);
+    replaceContent(
+      this.result,
+      warning,
+      h("p", {}, sentence, ` Seed ${found.seed}.`),
+      h("ul", { class: "samples" }, ...rows),
+    );
   }
 }

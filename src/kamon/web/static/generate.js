@@ -2,9 +2,11 @@
 
 import * as api from "./api.js";
 import { BatchPanel } from "./batch_panel.js";
+import { classPanel } from "./class_panel.js";
 import { button, field, h, append } from "./dom.js";
 import { keptPanel } from "./kept.js";
 import { LetterPanel } from "./letter_panel.js";
+import { givenFields } from "./given.js";
 import { change, numberIn } from "./state.js";
 
 /**
@@ -14,7 +16,7 @@ import { change, numberIn } from "./state.js";
  */
 
 /**
- * The dials: temperature, top-k, top-p, seed and prompt.
+ * The dials: temperature, top-k, top-p, seed, prompt and given values.
  * @param {Context} context
  * @param {ModelInfo} model
  * @param {number} usual  the default temperature of the model
@@ -45,6 +47,7 @@ function dialsOf(context, model, usual) {
   };
   const next = button("Next seed", advance);
   const prompt = h("input", { type: "text", value: state.prompt ?? "" });
+  const given = givenFields(model.given, state.given ?? "");
   const node = h(
     "div",
     { class: "dials" },
@@ -53,6 +56,7 @@ function dialsOf(context, model, usual) {
     top_p.node,
     h("div", { class: "row seed" }, field("Seed", seed), next),
     model.prompts ? field("Prompt", prompt, "The model completes this text.") : null,
+    given.node,
   );
   const values = () => ({
     temperature: Number(temperature.input.value),
@@ -60,6 +64,7 @@ function dialsOf(context, model, usual) {
     top_p: Number(top_p.input.value),
     seed: Math.max(0, Math.floor(Number(seed.value) || 0)),
     prompt: model.prompts && prompt.value !== "" ? prompt.value : null,
+    given: given.values(),
   });
   const draw = () => {
     const now = values();
@@ -72,6 +77,7 @@ function dialsOf(context, model, usual) {
       top_p: now.top_p === 1 ? null : now.top_p,
       seed: now.seed === model.seed ? null : now.seed,
       prompt: now.prompt,
+      given: given.text(),
     });
   };
   draw();
@@ -100,6 +106,7 @@ export async function show(context, model) {
     ),
     letters.node,
     batch && batch.node,
+    Object.keys(model.given).length > 0 && classPanel(context, model),
     batch && keptPanel(context),
     !batch && h("p", {}, "This model was trained on one long text. To generate more of it, run `kamon sample`."),
   );

@@ -15,6 +15,7 @@ import {
   setDisabled,
 } from "./dom.js";
 import { visible } from "./format.js";
+import { givenKeyword, givenText } from "./given.js";
 import { mark, star } from "./kept.js";
 import { blendSentence } from "./losses.js";
 import { MAX_BARS, chartOf, distributionOf, drawn, orderOf } from "./letters.js";
@@ -93,7 +94,7 @@ export class LetterPanel {
   }
 
   code() {
-    const { temperature, top_k, top_p, seed, prompt } = this.dials.values();
+    const { temperature, top_k, top_p, seed, prompt, given } = this.dials.values();
     const { prefix } = this;
     const place = placeOf(this.model);
     const conditions = { top_k, top_p: top_p === 1 ? null : top_p };
@@ -101,11 +102,11 @@ export class LetterPanel {
       command:
         `# the most likely ways to continue\nkamon complete ${shell(place)} ${prefix ? shell(prefix) : "''"}` +
         `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(place)} -n 1` +
-        flags({ prefix, seed, temperature, ...conditions, prompt }),
+        flags({ prefix, seed, temperature, ...conditions, prompt, given: givenText(given) }),
       python:
         `import kamon\nfrom kamon.completion import next_tokens\n\nmodel = kamon.load(${python(place)})\n` +
         `next_tokens(model, ${python(prefix)}, temperature=${temperature})\n` +
-        `model.sample(1${keywords({ prefix, seed, temperature, ...conditions, prompt })})`,
+        `model.sample(1${keywords({ prefix, seed, temperature, ...conditions, prompt })}${givenKeyword(given)})`,
     };
   }
 
@@ -185,9 +186,9 @@ export class LetterPanel {
       return this.close();
     }
     try {
-      const { prompt } = this.dials.values();
+      const { prompt, given } = this.dials.values();
       this.next = await this.ask((signal) =>
-        api.nextToken({ model: model.id, prefix, temperature: 1, prompt }, signal),
+        api.nextToken({ model: model.id, prefix, temperature: 1, prompt, given }, signal),
       );
       this.drawChart();
       this.drawTiles();
@@ -271,8 +272,8 @@ export class LetterPanel {
     if (prefix === "" || model.text) return;
     try {
       const size = [...prefix].length;
-      const { prompt } = this.dials.values();
-      const request = { model: model.id, n: 1, prefix, min_len: size, max_len: size, nearest: true, prompt };
+      const { prompt, given } = this.dials.values();
+      const request = { model: model.id, n: 1, prefix, min_len: size, max_len: size, nearest: true, prompt, given };
       const { samples } = await this.ask((signal) => api.sample(request, signal));
       const one = samples[0];
       if (!one) return;

@@ -44,7 +44,17 @@ const FORMATS = [
 ];
 const PREVIEW_DELAY = 300; // ms after the last change
 // The list stays while other views are open. file: name of its file.
-const draft = { text: "", name: "", file: "", format: "text", column: "", header: true, ...recall("draft", {}) };
+const draft = {
+  text: "",
+  name: "",
+  file: "",
+  format: "text",
+  column: "",
+  given: /** @type {string[]} */ ([]),
+  weight: "",
+  header: true,
+  ...recall("draft", {}),
+};
 
 export class ListPanel {
   /** @param {Context} context */
@@ -137,6 +147,12 @@ export class ListPanel {
       this.list.note.hidden = true;
       this.preview();
     });
+    for (const each of [this.list.given, this.list.weight]) {
+      each.addEventListener("change", () => {
+        this.keep();
+        this.copy.refresh();
+      });
+    }
     for (const each of [this.list.format, this.list.column, this.list.header]) {
       each.addEventListener("change", () => this.preview(this.list.text.value !== ""));
     }
@@ -164,6 +180,8 @@ export class ListPanel {
       file: draft.file,
       format: /** @type {api.Format} */ (this.list.format.value),
       column: this.list.column.value,
+      given: [...this.list.given.selectedOptions].map((each) => each.value),
+      weight: this.list.weight.value,
       header: this.list.header.checked,
       budget: this.budget.value,
       seed: this.seed.value,
@@ -187,8 +205,8 @@ export class ListPanel {
   }
 
   keep() {
-    const { text, name, format, column, header } = this.form();
-    Object.assign(draft, { text, name, format, column, header });
+    const { text, name, format, column, given, weight, header } = this.form();
+    Object.assign(draft, { text, name, format, column, given, weight, header });
     remember("draft", draft);
   }
 
@@ -203,7 +221,7 @@ export class ListPanel {
    */
   preview(also) {
     clearTimeout(this.timer);
-    this.list.columnField.hidden = !isTable(this.form());
+    for (const each of [this.list.columnField, this.list.givenFields]) each.hidden = !isTable(this.form());
     this.list.headerField.hidden = !mayHaveHeader(this.form());
     this.keep();
     this.timer = setTimeout(() => this.drawReport(also), PREVIEW_DELAY);
@@ -237,9 +255,24 @@ export class ListPanel {
     const before = column.value;
     replaceContent(column, ...found.map((each) => h("option", { value: each }, each)));
     column.value = found.find((each) => each === before) ?? wordiest(form.text, form.format, found);
+    this.offerGiven(found.filter((each) => each !== column.value));
     this.keep();
     this.copy.refresh();
     return column.value;
+  }
+
+  /**
+   * Offers the other columns of a table as given ones and as the weight.
+   * @param {string[]} columns
+   */
+  offerGiven(columns) {
+    const { given, weight } = this.list;
+    const options = () => columns.map((each) => h("option", { value: each }, each));
+    const [chosen, before] = [draft.given, draft.weight];
+    replaceContent(given, ...options());
+    for (const each of given.options) each.selected = chosen.includes(each.value);
+    replaceContent(weight, h("option", { value: "" }, "none"), ...options());
+    weight.value = columns.includes(before) ? before : "";
   }
 
   /** @param {string} text @param {api.Format} format */
@@ -321,6 +354,24 @@ function listInputs() {
   format.value = draft.format;
   const column = h("select", {}, draft.column && h("option", { value: draft.column }, draft.column));
   const columnField = field("Column", column);
+  const given = h(
+    "select",
+    { multiple: true, size: 3 },
+    ...draft.given.map((/** @type {string} */ each) => h("option", { value: each }, each)),
+  );
+  for (const each of given.options) each.selected = true;
+  const weight = h("select", {}, h("option", { value: draft.weight }, draft.weight || "none"));
+  const givenFields = h(
+    "details",
+    {},
+    h("summary", {}, "Given columns"),
+    h(
+      "div",
+      { class: "row wide" },
+      field("Given columns", given, "The model learns the entries under each combination of their values."),
+      field("Weight", weight, "A column of numbers that say how often each row counts."),
+    ),
+  );
   const header = h("input", { checked: draft.header });
   const headerField = tick("The first row is a header", header);
   const report = h("div", { class: "report stack", "aria-live": "polite" });
@@ -338,10 +389,28 @@ function listInputs() {
       columnField,
       headerField,
     ),
+    givenFields,
     note,
     report,
   );
-  return { builtin, own, text, file, name, format, column, columnField, header, headerField, report, note, node };
+  return {
+    builtin,
+    own,
+    text,
+    file,
+    name,
+    format,
+    column,
+    columnField,
+    given,
+    weight,
+    givenFields,
+    header,
+    headerField,
+    report,
+    note,
+    node,
+  };
 }
 
 /**

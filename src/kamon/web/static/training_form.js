@@ -12,6 +12,8 @@ import { flags, keywords, python, shell } from "./copy.js";
  * @property {string} file  the name of its file, or "" for a pasted list
  * @property {Format} format
  * @property {string} column  of a table
+ * @property {string[]} given  columns of a table whose values the entries are learned under
+ * @property {string} weight  the column of a table that counts its rows; "" for none
  * @property {boolean} header  whether the first row of a table is a header
  * @property {string} budget  seconds to train for
  * @property {string} seed
@@ -54,6 +56,15 @@ export function formatOf(name) {
   return ending === "ndjson" ? "jsonl" : /** @type {Format} */ (ending);
 }
 
+/**
+ * The given columns and the weight, if there are any.
+ * @param {Form} form
+ */
+function givenColumns(form) {
+  const given = form.own && isTable(form) ? form.given.filter((each) => each !== form.column) : [];
+  return { given, weight: given.length && form.weight !== form.column ? form.weight : "" };
+}
+
 /** @param {Form} form */
 const named = ({ name }) => (name ? { name } : {});
 
@@ -86,8 +97,11 @@ export function columnsRequest(form) {
  */
 export function jobRequest(form) {
   const { own, budget, seed, initFrom, blend, settings } = form;
+  const { given, weight } = givenColumns(form);
   return {
     ...(own ? listRequest(form) : { builtin: "names" }),
+    ...(given.length ? { given } : {}),
+    ...(weight ? { weight } : {}),
     ...("num_steps" in settings ? {} : { budget: Number(budget) }),
     seed: Number(seed),
     ...(initFrom ? { init_from: /** @type {"base"|"scratch"} */ (initFrom) } : {}),
@@ -106,6 +120,7 @@ export function codeOf(form) {
     format: form.format === formatOf(source) ? null : form.format,
     column: isTable(form) ? form.column : null,
   };
+  const { given, weight } = givenColumns(form);
   const options = {
     ...(form.own ? table : {}),
     budget: "num_steps" in form.settings ? null : `${form.budget}s`,
@@ -113,8 +128,16 @@ export function codeOf(form) {
     ...form.settings,
   };
   const noHeader = form.own && !hasHeader(form);
-  const command = flags({ ...options, from: form.initFrom, no_blend: !form.blend, no_header: noHeader });
-  const others = `${form.blend ? "" : ", blend=False"}${noHeader ? ", header=False" : ""}`;
+  const command = flags({
+    ...options,
+    given: given.join(","),
+    weight,
+    from: form.initFrom,
+    no_blend: !form.blend,
+    no_header: noHeader,
+  });
+  const columns = given.length ? `, given=[${given.map(python).join(", ")}]` : "";
+  const others = `${columns}${weight ? `, weight=${python(weight)}` : ""}${form.blend ? "" : ", blend=False"}${noHeader ? ", header=False" : ""}`;
   return {
     command: `kamon train ${shell(source)}${command} -o model`,
     python: `import kamon\n\nmodel = kamon.train(${python(source)}${keywords({ ...options, init_from: form.initFrom })}${others})\nmodel.save("model")`,
