@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "branches.hpp"
 #include "documents.hpp"
 #include "engine.hpp"
 #include "mersenne.hpp"
@@ -13,6 +14,7 @@ namespace {
 
 Engine& as_engine(void* handle) { return *static_cast<Engine*>(handle); }
 Decoder& as_decoder(void* handle) { return *static_cast<Decoder*>(handle); }
+Branches& as_branches(void* handle) { return *static_cast<Branches*>(handle); }
 Ngram& as_ngram(void* handle) { return *static_cast<Ngram*>(handle); }
 
 // Returns the new object that `make` returns, or null if there is too little memory.
@@ -230,6 +232,24 @@ API(int, kamon_decoder_push)(void* handle, int token, double* logits) {
   for (int o = 0; o < decoder.shape.vocab_size; o++)
     logits[o] = double(decoder.sampler.logit(o, 0));
   return Error::none;
+}
+
+// Returns null if there is no memory.
+API(void*, kamon_branches_create)(void* handle) {
+  return made_or_null([&] { return new Branches(as_engine(handle)); });
+}
+
+API(void, kamon_branches_destroy)(void* handle) { delete static_cast<Branches*>(handle); }
+
+// logits: n rows. See Branches::push.
+API(int, kamon_branches_push)(void* handle, int n, const int32_t* parents, const int32_t* tokens,
+                              double* logits) {
+  return error_of([&] {
+    FlushToZero flush;
+    Branches& branches = as_branches(handle);
+    const std::lock_guard<std::mutex> lock(branches.mutex);
+    return branches.push(n, parents, tokens, logits);
+  });
 }
 
 // items: of 4 or 8 bytes each.
