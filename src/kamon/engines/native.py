@@ -421,12 +421,12 @@ class NativeBranches:
             raise ValueError(f"{len(parents)} parents for {len(tokens)} tokens")
         if not tokens:
             return []
-        logits = zeros(len(tokens) * size)
+        found = zeros(len(tokens) * size)
         raise_for(
             self.call["branches_push"](
                 *(self.handle, len(tokens), address(array("i", parents))),
-                *(address(array("i", tokens)), address(logits)),
+                *(address(array("i", tokens)), address(found)),
             ),
             *(size, self.config.block_size),
         )
-        return [logits[begin : begin + size] for begin in range(0, len(logits), size)]
+        return [found[begin : begin + size] for begin in range(0, len(found), size)]

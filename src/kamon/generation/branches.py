@@ -11,7 +11,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-from kamon.engines.native import NativeEngine
+from kamon.engines.native import NativeBranches, NativeEngine
+from kamon.engines.scalar import softmax
 from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import LanguageModel
 from kamon.ngrams.native import NativeNgram
@@ -21,7 +22,7 @@ class Branches(Protocol):
     """A tree of tokens."""
 
     def push(self, parents: Sequence[int], tokens: Sequence[int]) -> Sequence[Sequence[float]]:
-        """Add a node for each token, and return the logits (V,) of the token after each.
+        """Add a node for each token, and return p (V,) of each next token after it.
 
         parents: numbers of nodes of earlier calls, or −1.
 
@@ -33,8 +34,12 @@ def branches_of(model: LanguageModel) -> Branches:
     """Return an empty tree for an engine, a blend or an n-gram."""
     if isinstance(model, NativeEngine):
         return model.branches()
-    if isinstance(model, BlendedModel) and isinstance(model.ngram, NativeNgram):
-        return BlendedBranches(model, model.ngram)
+    if (
+        isinstance(model, BlendedModel)
+        and isinstance(model.gpt, NativeEngine)
+        and isinstance(model.ngram, NativeNgram)
+    ):
+        return BlendedBranches(model.gpt.branches(), model.ngram, model.weight)
     return DecodedBranches(model)
 
 
@@ -57,17 +62,17 @@ class DecodedBranches:
         decoder = self.model.decoder()
         for token in text:
             logits = decoder.push(token)
-        return logits
+        return softmax(logits)
 
 
 class BlendedBranches:
-    """The tree of a native n-gram and its GPT."""
+    """The tree of a blend of a native GPT and a native n-gram."""
 
-    def __init__(self, model: BlendedModel, ngram: NativeNgram) -> None:
-        self.gpt, self.ngram, self.weight = branches_of(model.gpt), ngram, model.weight
+    def __init__(self, gpt: NativeBranches, ngram: NativeNgram, weight: float) -> None:
+        self.gpt, self.ngram, self.weight = gpt, ngram, weight
         self.ends: list[array[int]] = []  # of each text: the tokens that the n-gram reads
 
-    def push(self, parents: Sequence[int], tokens: Sequence[int]) -> list[Sequence[float]]:
+    def push(self, parents: Sequence[int], tokens: Sequence[int]) -> list[array[float]]:
         rows = self.gpt.push(parents, tokens)
         before = [self.ends[parent] if parent >= 0 else array("i") for parent in parents]
         size = max(1, self.ngram.order - 1)
@@ -75,9 +80,8 @@ class BlendedBranches:
             (end + array("i", [token]))[-size:] for end, token in zip(before, tokens, strict=True)
         ]
         self.ends += added
-        return [
-            self.ngram.mix(row, end, self.weight) for row, end in zip(rows, added, strict=True)
-        ]
+        mix = self.ngram.mix_probabilities
+        return [mix(row, end, self.weight) for row, end in zip(rows, added, strict=True)]
 
 
 def check_parents(parents: Sequence[int], tokens: Sequence[int], size: int) -> None:

@@ -238,9 +238,7 @@ class WordSearch:
 
     def expand(self, item: Beginning, node: int, row: Sequence[float]) -> None:
         """Add the word that may end here, and the beginnings that continue."""
-        largest = max(row)
-        weights = [math.exp(logit - largest) for logit in row]
-        share = -item.cost / sum(weights)
+        share = -item.cost
         if len(item.data) < len(self.needed) or not (text := self.text(item.data)):
             followers: Sequence[int] = range(len(row))
             if len(item.data) >= len(self.needed):  # no character of the word is known
@@ -255,14 +253,14 @@ class WordSearch:
             followers = kinds.continues if joined else kinds.continues + kinds.joins
             if not text.endswith("\ufffd"):
                 ends = [*kinds.ends, *kinds.joins] if joined else kinds.ends
-                p = share * math.fsum(itemgetter(*ends, ends[0])(weights)[:-1]) if ends else 0.0
+                p = share * math.fsum(itemgetter(*ends, ends[0])(row)[:-1]) if ends else 0.0
                 self.add(text[:-1] if joined else text, p, node, item.tokens)
         if len(item.tokens) >= self.room:
             return
         least = self.least / share
         for token in followers:
-            if weights[token] > least:
-                self.extend(item, node, token, share * weights[token])
+            if row[token] > least:
+                self.extend(item, node, token, share * row[token])
 
     def extend(self, item: Beginning, node: int, token: int, p: float) -> None:
         """Keep item and token if they can begin a word; a token may also end it."""

@@ -71,6 +71,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "table_destroy": (None, [c_void_p]),
     "mix": (None, [c_int64, c_double] + [c_void_p] * 3),
     "mix_logits": (c_int, [c_void_p, c_int, c_void_p, c_int64, c_double, c_void_p]),
+    "mix_probabilities": (c_int, [c_void_p, c_int, c_void_p, c_int64, c_double, c_void_p]),
     "ratios": (None, [c_int64] + [c_void_p] * 2 + [c_double, c_void_p]),
     "derivatives": (None, [c_int64, c_void_p, c_double, c_void_p]),
     "sum_documents": (

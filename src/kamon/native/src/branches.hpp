@@ -5,6 +5,15 @@
 
 namespace {
 
+// Turns logits into probabilities, as Python does.
+inline void softmax_row(int size, double* row) {
+  const double largest = *std::max_element(row, row + size);
+  double total = 0;
+  for (int o = 0; o < size; o++) total += row[o] = std::exp(row[o] - largest);
+  const double scale = 1 / total;
+  for (int o = 0; o < size; o++) row[o] *= scale;
+}
+
 // A tree of tokens. Each node has read its token and those of its ancestors, from a root on. It has
 // its own copy of the parameters, which training does not change.
 struct Branches {
@@ -22,9 +31,9 @@ struct Branches {
         sampler({shape, layout, params.data}, workspace),
         held(size_t(shape.block_size) * NUM_LANES, -1) {}
 
-  // Adds n nodes, and writes the logits of the token after each. Parents are numbers of earlier
+  // Adds n nodes, and writes the probability of each token after each node. Parents are numbers of earlier
   // nodes of earlier calls, or −1 for a root.
-  int push(int n, const int32_t* new_parents, const int32_t* tokens, double* logits) {
+  int push(int n, const int32_t* new_parents, const int32_t* tokens, double* rows) {
     const int first = int(parents.size());
     for (int i = 0; i < n; i++) {
       if (new_parents[i] < -1 || new_parents[i] >= first) return Error::index;
@@ -45,7 +54,7 @@ struct Branches {
       const int place = place_of(order[size_t(begin)]);
       for (end = begin; end < std::min(n, begin + NUM_LANES); end++)
         if (place_of(order[size_t(end)]) != place) break;
-      read(place, first, tokens, &order[size_t(begin)], end - begin, logits);
+      read(place, first, tokens, &order[size_t(begin)], end - begin, rows);
     }
     return Error::none;
   }
@@ -59,7 +68,7 @@ struct Branches {
 
   // Reads the tokens of up to NUM_LANES nodes at one place, a node in each lane.
   void read(int place, int first, const int32_t* tokens, const int* which, int count,
-            double* logits) {
+            double* rows) {
     std::fill_n(sampler.input, NUM_LANES, 0);
     for (int lane = 0; lane < count; lane++) {
       restore(lane, parents[size_t(first + which[lane])]);
@@ -71,8 +80,9 @@ struct Branches {
       held[size_t(place) * NUM_LANES + size_t(lane)] = node;
       if (node < 0) continue;
       sampler.save(place, lane, state(node));
-      double* row = logits + ptrdiff_t(which[lane]) * shape.vocab_size;
+      double* row = rows + ptrdiff_t(which[lane]) * shape.vocab_size;
       for (int o = 0; o < shape.vocab_size; o++) row[o] = double(sampler.logit(o, lane));
+      softmax_row(shape.vocab_size, row);
     }
   }
 

@@ -241,14 +241,14 @@ API(void*, kamon_branches_create)(void* handle) {
 
 API(void, kamon_branches_destroy)(void* handle) { delete static_cast<Branches*>(handle); }
 
-// logits: n rows. See Branches::push.
+// rows: n rows of probabilities. See Branches::push.
 API(int, kamon_branches_push)(void* handle, int n, const int32_t* parents, const int32_t* tokens,
-                              double* logits) {
+                              double* rows) {
   return error_of([&] {
     FlushToZero flush;
     Branches& branches = as_branches(handle);
     const std::lock_guard<std::mutex> lock(branches.mutex);
-    return branches.push(n, parents, tokens, logits);
+    return branches.push(n, parents, tokens, rows);
   });
 }
 
@@ -405,6 +405,18 @@ API(int, kamon_mix_logits)(void* handle, int order, const int32_t* context, int6
     if (!ngram.has(order, order)) return Error::index;
     if (!ngram.knows(context, size)) return Error::token;
     mix_logits(ngram, order, context, size, weight, logits);
+    return Error::none;
+  });
+}
+
+// row: p of each token after the context. They become those of the mixture.
+API(int, kamon_mix_probabilities)(void* handle, int order, const int32_t* context, int64_t size,
+                                  double weight, double* row) {
+  const Ngram& ngram = as_ngram(handle);
+  return error_of([&] {
+    if (!ngram.has(order, order)) return Error::index;
+    if (!ngram.knows(context, size)) return Error::token;
+    mix_probabilities(ngram, order, context, size, weight, row);
     return Error::none;
   });
 }
