@@ -27,9 +27,11 @@ from kamon.errors import TokenizerError
 if TYPE_CHECKING:
     from kamon.completion import NextToken
     from kamon.generation.search import Element, SearchResult
+    from kamon.generation.words import WordResult
     from kamon.model import Model
 
 BAR = 50  # columns for a probability of 1
+SURE = 0.9999  # of the probability: there is nothing else
 MAX_NAMED = 5  # characters that a sentence names
 # Those that Unicode calls "default ignorable", such as selectors of a glyph, though Python thinks
 # that they can be printed.
@@ -125,6 +127,39 @@ def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
     documents = [x._asdict() | {"in_list": x.text in known} for x in result.documents]
     about = {"exact": result.num_exact, "complete": result.complete, "reads": result.reads}
     return {"documents": documents, **about}
+
+
+def word_lines(result: WordResult) -> list[str]:
+    """Return a line with a bar for each word, one for the other words found, and one for the rest.
+
+    After a text with an end, which the rest has not read, there are only the words.
+    """
+    from math import fsum
+
+    listed = fsum(word.probability for word in result.words)
+    rows = [(one_line(word.text), word.probability) for word in result.words]
+    others = result.num_found - len(result.words)
+    if others:
+        rows.append((f"({count(others, 'other word')})", max(0.0, result.total - listed)))
+    if result.total < 1 and result.num_found:
+        rows.append(("(not found)", 1 - result.total))
+    width = max((columns(name) for name, _ in rows), default=0)
+    return [f"  {padded(name, width)}  {p:7.2%}  {bar(p)}".rstrip() for name, p in rows]
+
+
+def words_json(result: WordResult) -> dict[str, Any]:
+    words = [word._asdict() for word in result.words]
+    about = {"found": result.num_found, "covered": result.covered, "reads": result.reads}
+    return {"words": words, **about}
+
+
+def say_words(result: WordResult, n: int) -> None:
+    """Say how much of the probability the words found have."""
+    if not result.words:
+        say("Found no word")
+    elif result.num_found >= n or result.covered < SURE:
+        words = count(result.num_found, "word")
+        say(f"Found {words} with {result.covered:.1%} of the probability")
 
 
 def say_found(result: SearchResult, n: int, model: Model) -> None:

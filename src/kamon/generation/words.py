@@ -15,8 +15,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
-from os.path import commonprefix
+from itertools import takewhile
 from typing import NamedTuple
 
 from kamon.errors import ConfigError
@@ -33,11 +32,15 @@ BEGUN = re.compile(rf"(?:{OPEN_WORD.pattern})?\Z")
 ENOUGH = 0.9  # share of the probability to find
 WAVE = 64  # beginnings of words that are read together
 ROOM = 32  # tokens of a word and of the text after it, at least
+PART = "\ufffd"  # at the end of a text: a part of a character
 LEAST = 1e-4  # of the most probable word, with the text after it: less probable ones are dropped
 
 
 class Word(NamedTuple):
-    """A word and its probability in the gap, among all texts with the same beginning."""
+    """A word and its probability in the gap, among all texts with the same beginning.
+
+    If there is text after the gap, it is the probability among the words found.
+    """
 
     text: str
     probability: float
@@ -50,13 +53,15 @@ class WordResult:
     Attributes:
         words: the first n words.
         num_found: number of words found, including those after the first n.
-        covered: probability of all words found. The rest is of other words and of texts that have
-            no word here. If there is text after the gap, it is a lower bound.
+        total: the sum of the probabilities of all words found. The rest is of other words, and of
+            texts that have no word here. If there is text after the gap, it is 1.
+        covered: the same from the text before the gap only.
         reads: tokens that the model has read.
     """
 
     words: list[Word]
     num_found: int
+    total: float
     covered: float
     reads: int
 
@@ -82,16 +87,28 @@ class Gap:
 
 
 class Beginning(NamedTuple):
-    """The beginning of a word: −p, a number, its tokens after the context and their bytes.
+    """The beginning of a word: −p, its tokens after the context and their bytes.
 
     node: of the tree, for all tokens but the last one.
     """
 
     cost: float
-    number: int
-    node: int
     tokens: tuple[int, ...]
+    node: int
     data: bytes
+
+
+class Ended(NamedTuple):
+    """A word that has ended, its p and node, p of each next token, and tokens.
+
+    tokens: those of the word, or later those of the text after it that are not read yet.
+    """
+
+    word: str
+    p: float
+    node: int
+    row: Sequence[float]
+    tokens: list[int]
 
 
 @dataclass
@@ -99,6 +116,7 @@ class Kinds:
     """What each token can do to a word, and its bytes."""
 
     data: list[bytes]
+    texts: list[int]  # all that a text can have
     continues: list[int] = field(default_factory=list)
     joins: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -106,9 +124,11 @@ class Kinds:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Kinds:
         special = set(tokenizer.special.values())
-        kinds = cls([spelling(tokenizer, [token]) for token in range(tokenizer.vocab_size)])
-        for token, data in enumerate(kinds.data):
-            first = data.decode("utf-8", "ignore")[:1]
+        tokens = range(tokenizer.vocab_size)
+        data = [spelling(tokenizer, [token]) for token in tokens]
+        kinds = cls(data, [token for token in tokens if token not in special])
+        for token in tokens:
+            first = data[token].decode("utf-8", "ignore")[:1]
             if token in special:
                 if token == tokenizer.bos:
                     kinds.ends.append(token)
@@ -128,21 +148,24 @@ def spelling(tokenizer: Tokenizer, tokens: Sequence[int]) -> bytes:
 def find_words(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    start: Sequence[int],
     gap: Gap,
     n: int,
     max_reads: int,
     among: Collection[str] = (),
+    *,
+    may_cut: bool = False,
 ) -> WordResult:
     """Return the n most probable words in the gap.
 
     Args:
-        start: the tokens before the text, such as BOS. If they are not BOS, the model reads only
-            as much of the end of the text as it can.
-        max_reads: tokens to read, in addition to the text before the gap.
+        max_reads: tokens to read, in addition to those around the gap.
         among: if given, the search is only for these words.
+        may_cut: the text is a part of a longer one. It does not begin with BOS, and the model reads
+            as much of its end as it can.
+
+    Raises: ConfigError if there is no room for a word.
     """
-    return WordSearch(model, tokenizer, start, gap, n, max_reads, among).run()
+    return WordSearch(model, tokenizer, gap, n, max_reads, among, may_cut).run()
 
 
 class WordSearch:
@@ -152,18 +175,18 @@ class WordSearch:
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        start: Sequence[int],
         gap: Gap,
         n: int,
         max_reads: int,
         among: Collection[str],
+        may_cut: bool,
     ) -> None:
         self.tokenizer, self.gap, self.n = tokenizer, gap, n
         self.among = frozenset(among)
         self.kinds = Kinds.of(tokenizer)
         self.tree: Branches = branches_of(model)
         self.max_reads = max_reads
-        self.reads = self.size = self.pushed = 0
+        self.reads = self.size = 0
         self.least = 0.01 / max_reads if not among else 0.0  # of a beginning
         text = gap.before + gap.stem
         self.fixed = self.fixed_tokens(text)
@@ -171,48 +194,56 @@ class WordSearch:
         self.needed = text.encode()[len(read) :]  # bytes that the next tokens begin with
         self.known = read[len(gap.before.encode()) :]  # bytes of the word that are read already
         self.skipped = max(0, len(gap.before.encode()) - len(read))  # needed bytes before the word
-        self.context = self.context_of(start, model.config.block_size)
+        self.context = self.context_of(model.config.block_size, may_cut)
         self.room = model.config.block_size - len(self.context)
         self.heap: list[Beginning] = []
         self.found: dict[str, float] = {}
-        self.ends: dict[str, tuple[float, int, tuple[int, ...]]] = {}  # p, node, tokens
-        self.begun = 0.0  # probability of all texts that go on like the gap
+        self.ends: dict[str, Ended] = {}  # only if there is text after the gap
+        words = {(word + end).encode() for word in among for end in ["", *JOINERS]}
+        self.prefixes = {word[:size] for word in words for size in range(len(word) + 1)}
 
     def fixed_tokens(self, text: str) -> list[int]:
         """Return the tokens that all texts with this beginning have."""
         if not text:
             return []
         ways = self.tokenizer.prefix_tokenizations(text)
-        return list(commonprefix([list(way) for way in ways]))  # type: ignore[type-var]
+        pairs = zip(min(ways), max(ways), strict=False)  # the first and the last in order
+        return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
-    def context_of(self, start: Sequence[int], block_size: int) -> list[int]:
-        if list(start) == [self.tokenizer.bos]:
-            if len(self.fixed) + 1 >= block_size:
-                raise ConfigError(
-                    f"the text before the gap has {len(self.fixed):,} {self.tokenizer.unit}s, and "
-                    f"the model's block_size {block_size} leaves no room for a word"
-                )
-            return [*start, *self.fixed]
-        most = max(1, block_size - min(ROOM, block_size // 2))
-        return [*start, *self.fixed][-most:]
+    def context_of(self, block_size: int, may_cut: bool) -> list[int]:
+        """Return the tokens to read before the gap."""
+        tokenizer = self.tokenizer
+        after = len(tokenizer.encode(self.gap.after))
+        most = (
+            block_size - min(ROOM, block_size // 2) - after if may_cut else block_size - 2 - after
+        )
+        tokens = self.fixed if may_cut and self.fixed else [tokenizer.bos, *self.fixed]
+        if most < 1 or (len(tokens) > most and not may_cut):
+            raise ConfigError(
+                f"the text around the gap has {len(tokens) - 1 + after:,} {tokenizer.unit}s, and "
+                f"the model's block_size {block_size} leaves no room for a word"
+            )
+        return tokens[-most:]
 
     def run(self) -> WordResult:
         row = self.read_context()
-        self.expand(Beginning(-1.0, 0, self.size - 1, (), b""), self.size - 1, row)
+        self.begun = 0.0 if self.needed else 1.0  # probability of all texts with this beginning
+        self.expand(Beginning(-1.0, (), self.size - 1, b""), self.size - 1, row)
         while self.heap and self.reads < self.max_reads and not self.is_enough():
             wave = [heapq.heappop(self.heap) for _ in range(min(WAVE, len(self.heap)))]
-            for item, (node, row) in zip(wave, self.push(wave), strict=True):
+            rows = self.push([(item.node, item.tokens[-1]) for item in wave])
+            for item, (node, row) in zip(wave, rows, strict=True):
                 self.expand(item, node, row)
         if not self.begun:
-            return WordResult([], 0, 0.0, self.reads)
-        joint = {word: p / self.begun for word, p in self.found.items()}
-        return self.with_after(joint) if self.gap.after else self.result(joint, sum(joint.values()))
+            return WordResult([], 0, 0.0, 0.0, self.reads)
+        shares = {word: p / self.begun for word, p in self.found.items()}
+        covered = math.fsum(shares.values())
+        return self.with_after(covered) if self.gap.after else self.result(shares, covered)
 
     def result(self, words: dict[str, float], covered: float) -> WordResult:
         best = heapq.nsmallest(self.n, words.items(), key=lambda item: (-item[1], item[0]))
-        return WordResult(
-            [Word(*item) for item in best], len(words), min(1.0, covered), self.reads
-        )
+        total, covered = min(1.0, math.fsum(words.values())), min(1.0, covered)
+        return WordResult([Word(*item) for item in best], len(words), total, covered, self.reads)
 
     def is_enough(self) -> bool:
         """Return whether the best n words are found, and ENOUGH of all words."""
@@ -229,8 +260,9 @@ class WordSearch:
             self.size += 1
         return row
 
-    def push(self, wave: Sequence[Beginning]) -> list[tuple[int, Sequence[float]]]:
-        rows = self.tree.push([item.node for item in wave], [item.tokens[-1] for item in wave])
+    def push(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, Sequence[float]]]:
+        """Read (node, token) pairs, and return the new node and p of the next token for each."""
+        rows = self.tree.push([node for node, _ in pairs], [token for _, token in pairs])
         first = self.size
         self.size += len(rows)
         self.reads += len(rows)
@@ -238,66 +270,79 @@ class WordSearch:
 
     def expand(self, item: Beginning, node: int, row: Sequence[float]) -> None:
         """Add the word that may end here, and the beginnings that continue."""
-        share = -item.cost
-        if len(item.data) < len(self.needed) or not (text := self.text(item.data)):
-            followers: Sequence[int] = range(len(row))
-            if len(item.data) >= len(self.needed):  # no character of the word is known
-                followers = self.kinds.continues
-                if not item.tokens:
-                    self.begun = 1.0
-        else:
-            if not item.tokens:
-                self.begun = 1.0
-            kinds = self.kinds
-            joined = text[-1:] in JOINERS
-            followers = kinds.continues if joined else kinds.continues + kinds.joins
-            if not text.endswith("\ufffd"):
-                ends = [*kinds.ends, *kinds.joins] if joined else kinds.ends
-                p = share * math.fsum(itemgetter(*ends, ends[0])(row)[:-1]) if ends else 0.0
-                self.add(text[:-1] if joined else text, p, node, item.tokens)
-        if len(item.tokens) >= self.room:
-            return
-        least = self.least / share
-        for token in followers:
-            if row[token] > least:
-                self.extend(item, node, token, share * row[token])
+        followers = self.followers(item, node, row)
+        if len(item.tokens) < self.room:
+            for token in followers:
+                self.extend(item, node, token, -item.cost * row[token])
+
+    def followers(self, item: Beginning, node: int, row: Sequence[float]) -> list[int]:
+        """Return the tokens that may follow, and add the word that all others end."""
+        if len(item.data) < len(self.needed):
+            return self.kinds.texts
+        text, kinds = self.text(item.data), self.kinds
+        joined = text[-1:] in JOINERS
+        followers, ends = kinds.continues, [*kinds.ends, *kinds.joins]
+        if text and not joined:
+            followers, ends = [*kinds.continues, *kinds.joins], kinds.ends
+        if text and not text.endswith(PART):
+            p = -item.cost * math.fsum([row[token] for token in ends])
+            self.add(text[:-1] if joined else text, p)
+            if self.gap.after and not joined:
+                self.ends[text] = Ended(text, p, node, row, [*item.tokens])
+        least = self.least / -item.cost
+        return [token for token in followers if row[token] > least]
 
     def extend(self, item: Beginning, node: int, token: int, p: float) -> None:
-        """Keep item and token if they can begin a word; a token may also end it."""
-        added = self.kinds.data[token]
-        data, needed = item.data + added, self.needed
+        """Keep a beginning with one more token, or add the word that this token ends."""
+        data, needed = item.data + self.kinds.data[token], self.needed
         if len(item.data) < len(needed):
             size = min(len(data), len(needed))
-            if data[:size] != needed[:size] or token in self.tokenizer.special.values():
+            if data[:size] != needed[:size]:
                 return
-            if len(data) >= len(needed):
-                self.begun += p
-        text = self.text(data)
-        word = OPEN_WORD.match(text.rstrip("\ufffd"))
-        if text.strip("\ufffd") and not word:
+            self.begun += p if len(data) >= len(needed) else 0
+        if self.prefixes and self.known + data[self.skipped :] not in self.prefixes:
             return
-        if word and word.end() < len(text.rstrip("\ufffd")):
-            ended = WORD.match(text)
-            if ended:
-                self.add(ended[0], p, -1, ())
-            return
-        if self.among and not any(
-            each.startswith(text.rstrip("\ufffd" + JOINERS)) for each in self.among
-        ):
-            return
-        self.pushed += 1
-        heapq.heappush(self.heap, Beginning(-p, self.pushed, node, (*item.tokens, token), data))
+        text = self.text(data).rstrip(PART)
+        if OPEN_WORD.fullmatch(text) or not text:
+            tokens = (*item.tokens, token)
+            heapq.heappush(self.heap, Beginning(-p, tokens, node, data))
+        elif ended := WORD.match(text):
+            self.add(ended[0], p)
 
     def text(self, data: bytes) -> str:
         """Return the word so far, with U+FFFD at its end for a part of a character."""
         return (self.known + data[self.skipped :]).decode("utf-8", "replace")
 
-    def add(self, word: str, p: float, node: int, tokens: tuple[int, ...]) -> None:
-        if self.among and word not in self.among:
-            return
-        self.found[word] = self.found.get(word, 0.0) + p
-        if node >= 0 and p > self.ends.get(word, (0.0, 0, ()))[0]:
-            self.ends[word] = p, node, tokens
+    def add(self, word: str, p: float) -> None:
+        if (not self.among or word in self.among) and word.startswith(self.gap.stem):
+            self.found[word] = self.found.get(word, 0.0) + p
 
-    def with_after(self, joint: dict[str, float]) -> WordResult:
-        raise NotImplementedError
+    def with_after(self, covered: float) -> WordResult:
+        """Return the words found, with the text after the gap, and their shares among them.
+
+        It reads that text after all of them, token by token, and drops those that no longer matter.
+        """
+        found: dict[str, float] = {}
+        left = [item for item in map(self.begin_after, self.ends.values()) if item]
+        while left:
+            left = [item._replace(p=item.p * item.row[item.tokens[0]]) for item in left]
+            most = max([item.p for item in left] + list(found.values()))
+            left = [item for item in left if item.p >= LEAST * most]
+            found |= {item.word: item.p for item in left if len(item.tokens) == 1}
+            left = [item for item in left if len(item.tokens) > 1]
+            rows = self.push([(item.node, item.tokens[0]) for item in left])
+            left = [
+                item._replace(node=node, row=row, tokens=item.tokens[1:])
+                for item, (node, row) in zip(left, rows, strict=True)
+            ]
+        total = math.fsum(found.values())
+        return self.result({word: p / total for word, p in found.items() if p}, covered)
+
+    def begin_after(self, ended: Ended) -> Ended | None:
+        """Return a word with the tokens after it, or None if they would change its own tokens."""
+        whole = self.tokenizer.encode(f"{self.gap.before}{ended.word}{self.gap.after}")
+        begun = [*self.fixed, *ended.tokens]
+        rest = whole[len(begun) :]
+        fits = len(ended.tokens) + len(rest) <= self.room
+        same = [*begun, *rest] == whole and rest
+        return ended._replace(tokens=rest) if fits and same else None

@@ -85,7 +85,7 @@ class NativeNgram:
     def mix_probabilities(
         self, row: array[float], context: array[int], weight: float
     ) -> array[float]:
-        """Return weight · row + (1 − weight) · p for each token after `context`, in `row` itself."""
+        """Return weight · row + (1 − weight) · p of each token after `context`, in `row`."""
         if len(row) != self.counts.vocab_size:
             raise ValueError(f"{len(row)} probabilities for {self.counts.vocab_size} tokens")
         error = library.exact("mix_probabilities")(
