@@ -204,9 +204,8 @@ def word_gap(pattern: str) -> Gap | None:
     if not gaps:
         return None
     before, after = pattern[: gaps[0].start()], pattern[gaps[0].end() :]
-    if any(
-        not isinstance(element, str) for text in (before, after) if text for element in parse(text)
-    ):
+    elements = [parse(text) if text else [] for text in (before, after)]
+    if any(isinstance(element, Wildcard) for part in elements for element in part):
         raise ConfigError(
             "a pattern with a gap for a word has only this gap",
             r"write \_ and \* for the characters themselves",

@@ -32,9 +32,7 @@ MIN_HELD_OUT = 10  # documents that a percentile needs: fewer make steps of more
 BITS = 1 / math.log(2)
 # A mark, closing quotes and brackets, and the white space before the next sentence.
 SENTENCE_END = re.compile(r"([.!?…]+)[\"'”’)\]]*( )(?=[\"'“‘(\[]*(?:[^\W\d_a-z]|\d))")
-ABBREVIATED = frozenset(
-    "Mr Mrs Ms Dr Prof St Mt No vs etc e.g i.e cf Jr Sr Gen Col Capt Rev".split()
-)
+ABBREVIATED = {"Mr", "Mrs", "Ms", "Dr", "Prof", "St", "Mt", "Jr", "Sr", "vs", "cf", "e.g", "i.e"}
 UNKNOWN = ("error", "skip", "replace", "zero")  # what to do with unknown characters
 
 
@@ -340,13 +338,13 @@ def pieces_of(texts: Iterable[str], split: Callable[[str], Sequence[str]]) -> li
 
 
 def sentences_of(text: str) -> list[str]:
-    """Return the sentences of a text, with single spaces instead of line ends.
+    r"""Return the sentences of a text, with single spaces instead of line ends.
 
     A sentence ends at `.`, `!`, `?` or `…`, with quotes or brackets after it, if white space and a
-    capital letter, a digit or a quote follow. It does not end after an initial or one of ABBREVIATED.
-    It also ends at an empty line.
+    capital letter, a digit or a quote follow. A dot after an initial or one of ABBREVIATED does not
+    end it. It also ends at an empty line.
 
-    >>> sentences_of("Mr. Smith left. \"Why?\" she\nasked.\n\nNobody knows")
+    >>> sentences_of('Mr. Smith left. "Why?" she\nasked.\n\nNobody knows')
     ['Mr. Smith left.', '"Why?" she asked.', 'Nobody knows']
     """
     found = []
@@ -355,7 +353,7 @@ def sentences_of(text: str) -> list[str]:
         begin = 0
         for end in SENTENCE_END.finditer(joined):
             word = joined[begin : end.start()].rsplit(" ", 1)[-1].strip("\"'“‘(")
-            if end[1] != "." or not (len(word) == 1 and word.isupper() or word in ABBREVIATED):
+            if end[1] != "." or not ((len(word) == 1 and word.isupper()) or word in ABBREVIATED):
                 found.append(joined[begin : end.start(2)])
                 begin = end.end()
         found.append(joined[begin:])
