@@ -10,6 +10,10 @@ For each line of input, Kamon prints these columns, with tabs between them in a 
 
 With fewer than 10 validation entries, the percentile is of the whole list. Kamon trims lines and
 skips blank ones. It reads any number of lines in bounded memory.
+
+A model of a text scores each line or sentence for itself, after a line end and up to the next one.
+So you can compare them. It prints the total at the end, also in bits per word. It scores what is
+longer than it can read at once in overlapping windows.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import heapq
 import sys
 from dataclasses import dataclass
 from itertools import chain
+from math import log
 from operator import itemgetter, ne
 from typing import TYPE_CHECKING
 
@@ -37,17 +42,23 @@ from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from kamon.evaluation.score import PercentileScale, Scores
     from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
 
 HEADS = f"{'bits/char':>9} {'logprob':>9} {'percentile':>10}  {'char':6} text"
 
+MAX_PARAGRAPH = 100_000  # lines: a longer one is divided
+
 OPTIONS = {
     "DIR": "directory of the model",
     "[FILE]": "text, .csv, .tsv or .jsonl file [default: standard input]",
 }
 SELECTION = {
+    "--by {line,sentence}": "score each line, or each sentence of the text; an empty line ends a "
+    "sentence too [default: line]",
     "--top N": "print only the N lines with the largest surprisal, the largest first",
     "--threshold BITS": "print only lines with at least BITS bits per character",
     "--unknown {error,skip,replace,zero}": "lines with unknown characters: error stops, skip drops "
@@ -59,13 +70,14 @@ EXAMPLES = """\
 kamon score names new.txt --top 20           # the 20 most unusual lines
 kamon score names new.txt --threshold 6      # all lines above 6 bits per character
 echo xqzz | kamon score names                # one entry
+kamon score book chapter.txt --by sentence   # each sentence of a text
 """
 
 
 def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS, file="-")
     add_reading(parser)
-    options(parser, SELECTION, unknown="error")
+    options(parser, SELECTION, by="line", unknown="error")
     add_engine(parser)
 
 
@@ -75,17 +87,20 @@ def run(args: Args) -> int:
     if args.threshold is not None and args.threshold != args.threshold:
         raise ConfigError("threshold must be a number of bits, not nan")
     from kamon.data.corpus import stream_entries
-    from kamon.evaluation.score import PercentileScale
+    from kamon.evaluation.score import PercentileScale, edge_of, sentences_of
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
-    model.check_documents("scoring")
-    scale = PercentileScale.of(model, args.unknown)
-    counts = Counts()
+    by_sentence = args.by == "sentence"
+    split = sentences_of if by_sentence else str.splitlines
+    scale = PercentileScale.of(model, args.unknown, split=split)
+    edge, counts, total = edge_of(model), Counts(), Total()
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[float, str]] = []  # the least likely lines so far, with their bits
-    for lines in stream_entries(args.file, **reading(args), on_note=say):
-        scores = score_lines(args, model, lines, counts)
+    blocks = stream_entries(args.file, **reading(args), on_note=say)
+    for lines in sentences_in(blocks) if by_sentence else blocks:
+        scores = score_lines(args, model, edge, lines, counts)
+        total.add(scores)
         least = top[-1][0] if len(top) == args.top else args.threshold
         if least is not None:
             scores = scores.select([bits >= least for bits in scores.bits_per_char])
@@ -103,7 +118,9 @@ def run(args: Args) -> int:
     for _, row in top:
         print(row)
     say_counts(args, model, counts)
-    say_compared(scale)
+    if model.writes_text and counts.scored:
+        say(total.sentence(args.by))
+    say_compared(scale, "text" if model.writes_text else "list", args.by)
     return 0 if counts.scored else 1
 
 
@@ -121,7 +138,47 @@ class Counts:
     broken: int = 0  # with a line end inside
 
 
-def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
+@dataclass
+class Total:
+    """The sums of all scores."""
+
+    texts: int = 0
+    words: int = 0
+    chars: int = 0
+    logprob: float = 0.0
+
+    def add(self, scores: Scores) -> None:
+        self.texts += len(scores.texts)
+        self.words += sum(len(text.split()) for text in scores.texts)
+        self.chars += sum(len(text) + 1 for text in scores.texts)
+        self.logprob += sum(scores.logprobs)
+
+    def sentence(self, what: str) -> str:
+        bits = -self.logprob / log(2)
+        return (
+            f"Total: {count(self.texts, what)}, {count(self.words, 'word')}, "
+            f"log probability {self.logprob:.3f} nats, {bits / max(1, self.words):.3f} bits per "
+            f"word, {bits / self.chars:.3f} bits per character"
+        )
+
+
+def sentences_in(blocks: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Yield the sentences of all lines, those of many paragraphs at a time."""
+    from kamon.evaluation.score import sentences_of
+
+    left: list[str] = []  # lines of a paragraph that has not ended
+    for lines in blocks:
+        left += lines
+        blank = next((n for n, line in enumerate(reversed(left)) if not line.strip()), None)
+        size = len(left) if len(left) > MAX_PARAGRAPH else 0 if blank is None else len(left) - blank
+        if found := sentences_of("\n".join(left[:size])):
+            yield found
+        left = left[size:]
+    if found := sentences_of("\n".join(left)):
+        yield found
+
+
+def score_lines(args: Args, model: Model, edge: int, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of these lines without the blank ones, and count them."""
     from kamon.data.readers import MAX_LINE, name_of
     from kamon.data.tables import format_of
@@ -129,16 +186,18 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
 
     texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
     try:
-        scores = score_list(model.language_model, model.tokenizer, texts, unknown=args.unknown)
+        reader, tokenizer = model.language_model, model.tokenizer
+        scores = score_list(reader, tokenizer, texts, unknown=args.unknown, edge=edge)
     except TokenizerError as error:
         place = counts.lines + first_unknown(model.tokenizer, lines)
         table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
+        place_name = "sentence" if args.by == "sentence" else "record" if table else "line"
         hint = (
             "--unknown zero gives such lines probability 0, skip drops them, "
             "replace scores the closest known characters"
         )
         raise TokenizerError(
-            f"{name_of(args.file)}, {'record' if table else 'line'} {place}: {error.message}",
+            f"{name_of(args.file)}, {place_name} {place}: {error.message}",
             f"{error.hint}, or use an option: {hint}" if error.hint else hint,
         ) from None
     counts.lines += len(lines)
@@ -179,15 +238,20 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
         warn(f"{count(counts.long, 'line')} {what}")
 
 
-def say_compared(scale: PercentileScale) -> None:
+def say_compared(scale: PercentileScale, what: str = "list", by: str = "line") -> None:
     n = f"{len(scale.bits):,}"
-    if scale.reference is None:
+    entries = "entries" if what == "list" else f"{by}s"
+    if scale.reference is None and what == "text":
+        warn(f"no percentiles: the model's text has no {entries} to compare with")
+    elif scale.reference is None:
         warn("no percentiles: the model has no entries, and its packed corpus is gone")
     elif scale.reference == "validation":
-        say(f"Percentiles are among the {n} entries of the validation set")
+        say(f"Percentiles are among the {n} {entries} of the validation set")
     else:
         why = "because the validation set is too small"
-        warn(f"percentiles are among {n} entries of the list, {why}: new entries get low ones")
+        warn(
+            f"percentiles are among {n} {entries} of the {what}, {why}: new {entries} get low ones"
+        )
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
