@@ -70,6 +70,7 @@ class BlendedBranches:
 
     def __init__(self, gpt: NativeBranches, ngram: NativeNgram, weight: float) -> None:
         self.gpt, self.ngram, self.weight = gpt, ngram, weight
+        ngram.sort()
         self.ends: list[array[int]] = []  # of each text: the tokens that the n-gram reads
 
     def push(self, parents: Sequence[int], tokens: Sequence[int]) -> list[array[float]]:

@@ -65,6 +65,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_int, c_int, c_void_p, c_int64, c_void_p] + [c_int64] * 2 + [c_void_p, c_int64],
     ),
     "ngram_probabilities": (c_int, [c_void_p, c_int, c_void_p, c_int64, c_void_p]),
+    "ngram_sort": (c_int, [c_void_p]),
     "ngram_sizes": (c_int, [c_void_p, c_int, c_void_p]),
     "ngram_tabulate": (c_int, [c_void_p, c_int] + [c_void_p] * 6),
     "table_create": (c_int, [c_int] + [c_int64] * 2 + [c_void_p] * 7),

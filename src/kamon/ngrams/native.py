@@ -82,6 +82,10 @@ class NativeNgram:
         check_documents(error, self.counts.vocab_size)
         return mixed
 
+    def sort(self) -> None:
+        """Make many calls of `probabilities` and `mix_probabilities` faster."""
+        raise_for(library.exact("ngram_sort")(self.counts.handle))
+
     def mix_probabilities(
         self, row: array[float], context: array[int], weight: float
     ) -> array[float]:

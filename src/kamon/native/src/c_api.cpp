@@ -409,6 +409,13 @@ API(int, kamon_mix_logits)(void* handle, int order, const int32_t* context, int6
   });
 }
 
+API(int, kamon_ngram_sort)(void* handle) {
+  return error_of([&] {
+    as_ngram(handle).sort();
+    return Error::none;
+  });
+}
+
 // row: p of each token after the context. They become those of the mixture.
 API(int, kamon_mix_probabilities)(void* handle, int order, const int32_t* context, int64_t size,
                                   double weight, double* row) {
