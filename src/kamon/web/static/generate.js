@@ -5,6 +5,7 @@ import { BatchPanel } from "./batch_panel.js";
 import { button, field, h, append } from "./dom.js";
 import { keptPanel } from "./kept.js";
 import { LetterPanel } from "./letter_panel.js";
+import { WordsPanel, hasWords } from "./words_panel.js";
 import { change, numberIn } from "./state.js";
 
 /**
@@ -99,6 +100,7 @@ export async function show(context, model) {
       "The bars show how likely each next letter is. Choose one yourself, or let the model sample.",
     ),
     letters.node,
+    hasWords(model, known) && new WordsPanel(context, model, known).node,
     batch && batch.node,
     batch && keptPanel(context),
     !batch && h("p", {}, "This model was trained on one long text. To generate more of it, run `kamon sample`."),
