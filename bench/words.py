@@ -62,6 +62,7 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("-n", type=int, default=500, help="sentences to test")
+    parser.add_argument("--effort", type=float, default=1.0, help="of each search")
     parser.add_argument("--model", help="directory of a trained model, or where to save it")
     args = parser.parse_args()
     sentences = args.file.read_text().splitlines()
@@ -79,7 +80,7 @@ def main() -> None:
     found, seconds, covered = [], [], []
     for before, _ in tests:
         begin = time.process_time()
-        result = fill_words(model, Gap(before), 5)
+        result = fill_words(model, Gap(before), 5, effort=args.effort)
         seconds.append(time.process_time() - begin)
         covered.append(result.covered)
         found.append([word.text for word in result.words])

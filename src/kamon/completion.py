@@ -170,7 +170,11 @@ def fill(
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
     model = as_model(model)
-    model.check_documents("a pattern")
+    if model.writes_text:
+        raise ConfigError(
+            "a pattern of characters needs a model of a list, and this one was trained on a text",
+            "write ____ for a word, with spaces around it; in Python, use fill_words",
+        )
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
             "patterns need a character tokenizer, and the tokens of this model are pieces of text",

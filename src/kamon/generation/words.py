@@ -187,7 +187,7 @@ class WordSearch:
         self.tree: Branches = branches_of(model)
         self.max_reads = max_reads
         self.reads = self.size = 0
-        self.least = 0.01 / max_reads if not among else 0.0  # of a beginning
+        self.least = 1e-12 if among else 0.01 / max_reads  # of a beginning
         text = gap.before + gap.stem
         self.fixed = self.fixed_tokens(text)
         read = spelling(tokenizer, self.fixed)
