@@ -223,7 +223,8 @@ def test_words(server: Server, model: Model) -> None:
     expected = complete_words(model, "ka", 4)
     assert [each["text"] for each in found["words"]] == [each.text for each in expected.words]
     assert found["found"] == expected.num_found
-    assert 0 < found["covered"] == pytest.approx(found["total"]) <= 1
+    assert found["covered"] == pytest.approx(found["total"])
+    assert 0 < found["covered"] <= 1
     among = {"model": ID, "text": "k ____", "among": ["kara"]}
     status, _, text = server.ask("POST", "/api/v1/words", among)
     assert (status, b"does not know" in text) == (400, True)  # the list has no spaces
