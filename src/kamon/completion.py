@@ -43,6 +43,7 @@ MAX_EXPANSIONS = 1e7  # next tokens to consider: a search reads fewer tokens if 
 MAX_FLOPS = 4e8  # parameters times tokens: a search reads fewer tokens with a larger model
 MAX_FLOPS_SLOW = 8e6
 MAX_WORD_READS = 4_000  # tokens that a search for words reads
+MIN_WORD_READS = 30  # even with a slow engine
 MAX_WORD_FLOPS = 4e9  # parameters times tokens
 MAX_WORD_EXPANSIONS = 3e6  # next tokens to consider
 WORD_GAP = re.compile(rf"(?<!\\)_{{2,}}(?!{LETTERS})")
@@ -288,6 +289,7 @@ def search_words(
         reads, work = MAX_WORD_READS, MAX_WORD_FLOPS / size
     else:  # it reads the whole text before each token
         reads, work = MAX_READS_SLOW, MAX_FLOPS_SLOW / size / model.config.block_size
+    work = max(work, MIN_WORD_READS)
     affordable = min(reads, work, MAX_WORD_EXPANSIONS / model.config.vocab_size)
     if model.writes_text and not model.tokenizer.unknown("\n"):
         gap = Gap("\n" + gap.before, gap.stem, gap.after)  # a sentence begins after a line end

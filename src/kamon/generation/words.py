@@ -30,6 +30,7 @@ WORD = re.compile(rf"{LETTERS}+(?:[{JOINERS}]{LETTERS}+)*")
 OPEN_WORD = re.compile(rf"{WORD.pattern}[{JOINERS}]?")  # it may continue
 BEGUN = re.compile(rf"(?:{OPEN_WORD.pattern})?\Z")
 ENOUGH = 0.9  # share of the probability to find
+MAX_WORD = 200  # characters of an unfinished word
 WAVE = 64  # beginnings of words that are read together
 ROOM = 32  # tokens of a word and of the text after it, at least
 PART = "\ufffd"  # at the end of a text: a part of a character
@@ -81,7 +82,7 @@ class Gap:
         >>> Gap.at_end("a cup of co")
         Gap(before='a cup of ', stem='co', after='')
         """
-        start = BEGUN.search(text)
+        start = BEGUN.search(text, max(0, len(text) - MAX_WORD))
         place = start.start() if start else len(text)
         return cls(text[:place], text[place:])
 
@@ -99,7 +100,7 @@ class Beginning(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A word that has ended, its p and node, p of each next token, and tokens.
+    """A word that may end, its p and node, p of each next token, and tokens.
 
     tokens: those of the word, or later those of the text after it that are not read yet.
     """
@@ -198,7 +199,7 @@ class WordSearch:
         self.room = model.config.block_size - len(self.context)
         self.heap: list[Beginning] = []
         self.found: dict[str, float] = {}
-        self.ends: dict[str, Ended] = {}  # only if there is text after the gap
+        self.ends: list[Ended] = []  # only if there is text after the gap
         words = {(word + end).encode() for word in among for end in ["", *JOINERS]}
         self.prefixes = {word[:size] for word in words for size in range(len(word) + 1)}
 
@@ -214,9 +215,8 @@ class WordSearch:
         """Return the tokens to read before the gap."""
         tokenizer = self.tokenizer
         after = len(tokenizer.encode(self.gap.after))
-        most = (
-            block_size - min(ROOM, block_size // 2) - after if may_cut else block_size - 2 - after
-        )
+        room = min(ROOM, block_size // 2) if may_cut else 2
+        most = block_size - room - after
         tokens = self.fixed if may_cut and self.fixed else [tokenizer.bos, *self.fixed]
         if most < 1 or (len(tokens) > most and not may_cut):
             raise ConfigError(
@@ -288,7 +288,7 @@ class WordSearch:
             p = -item.cost * math.fsum([row[token] for token in ends])
             self.add(text[:-1] if joined else text, p)
             if self.gap.after and not joined:
-                self.ends[text] = Ended(text, p, node, row, [*item.tokens])
+                self.ends.append(Ended(text, -item.cost, node, row, [*item.tokens]))
         least = self.least / -item.cost
         return [token for token in followers if row[token] > least]
 
@@ -323,7 +323,7 @@ class WordSearch:
         It reads that text after all of them, token by token, and drops those that no longer matter.
         """
         found: dict[str, float] = {}
-        left = [item for item in map(self.begin_after, self.ends.values()) if item]
+        left = [item for item in map(self.begin_after, self.ends) if item]
         while left:
             left = [item._replace(p=item.p * item.row[item.tokens[0]]) for item in left]
             most = max([item.p for item in left] + list(found.values()))
