@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from kamon.config import check_text, require_float, require_int
 from kamon.engines.base import has_fused_ops
+from kamon.engines.native import NativeEngine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError
 from kamon.generation.sampling import (
@@ -285,7 +286,7 @@ def search_words(
     effort = checked_effort(effort)
     gap = Gap(*map(model.tokenizer.normal, (gap.before, gap.stem, gap.after)))
     size = num_params(model.config)
-    if has_fused_ops(model.engine):
+    if isinstance(model.engine, NativeEngine):
         reads, work = MAX_WORD_READS, MAX_WORD_FLOPS / size
     else:  # it reads the whole text before each token
         reads, work = MAX_READS_SLOW, MAX_FLOPS_SLOW / size / model.config.block_size
