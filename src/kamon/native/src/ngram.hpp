@@ -243,18 +243,18 @@ class Ngram {
       for (int j = 1; j < k && seen != NO_GRAM; j++)
         seen = levels[j - 1].find(seen, uint32_t(context[size - k + j]));
       if (seen == NO_GRAM || !level.followers[LONGEST][seen].total) return;
-      const CountKind kind = k == order ? LONGEST : SHORTER;
+      const CountKind counted = k == order ? LONGEST : SHORTER;
       if (!is_sorted) {
         for (int token = 0; token < vocab_size; token++)
           out[token] =
-              level.interpolate(kind, seen, level.find(seen, uint32_t(token)), out[token]);
+              level.interpolate(counted, seen, level.find(seen, uint32_t(token)), out[token]);
         continue;
       }
-      const double kept = level.kept(kind, seen);
+      const double kept = level.kept(counted, seen);
       for (int token = 0; token < vocab_size; token++) out[token] *= kept;
       for (uint32_t i = level.begins[seen]; i < level.begins[seen + 1]; i++) {
         const uint32_t gram = level.sorted[i];
-        out[level.grams[gram].token] += level.share(kind, seen, gram);
+        out[level.grams[gram].token] += level.share(counted, seen, gram);
       }
     }
   }
