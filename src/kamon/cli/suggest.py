@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BAR = 50  # columns for a probability of 1
 SURE = 0.9999  # of the probability: there is nothing else
+TINY = 1e-9  # a probability that is printed as 0
 MAX_NAMED = 5  # characters that a sentence names
 # Those that Unicode calls "default ignorable", such as selectors of a glyph, though Python thinks
 # that they can be printed.
@@ -144,7 +145,18 @@ def word_lines(result: WordResult) -> list[str]:
     if result.total < 1 and result.num_found:
         rows.append(("(not found)", 1 - result.total))
     width = max((columns(name) for name, _ in rows), default=0)
-    return [f"  {padded(name, width)}  {p:7.2%}  {bar(p)}".rstrip() for name, p in rows]
+    return [f"  {padded(name, width)}  {percentage(p):>8}  {bar(p)}".rstrip() for name, p in rows]
+
+
+def percentage(p: float) -> str:
+    """Return p in percent, with two significant digits if it is small.
+
+    >>> percentage(0.1234), percentage(0.0000123)
+    ('12.34%', '0.0012%')
+    """
+    from math import floor, log10
+
+    return f"{p:.2%}" if p >= 0.001 or p < TINY else f"{p:.{-1 - floor(log10(p))}%}"
 
 
 def words_json(result: WordResult) -> dict[str, Any]:
