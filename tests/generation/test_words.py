@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 
 from conftest import Result
 from kamon import ConfigError, Model, complete_words, fill_words, train
+from kamon.cli.interactive import suggest
 from kamon.completion import word_gap
 from kamon.engines.scalar import softmax
 from kamon.evaluation.score import score, sentences_of
@@ -265,3 +267,9 @@ def test_scores_of_a_text_add_up(text_model: Model) -> None:
 )
 def test_sentences(text: str, expected: list[str]) -> None:
     assert sentences_of(text) == expected
+
+
+def test_suggestions_while_typing(text_model: Model) -> None:
+    settings = {"temperature": 1.0, "next": 3, "n": 3, "effort": 5.0, "unknown": "error"}
+    found = suggest(text_model, "he had a cu", set(), Namespace(words=True, **settings))
+    assert found.best == "he had a cup "

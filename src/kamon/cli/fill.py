@@ -91,6 +91,7 @@ def fill_gap(model: Model, gap: Gap, args: Args) -> int:
     if args.json:
         print_json({"directory": args.dir, "pattern": args.pattern} | words_json(result))
     elif result.words:
-        print("\n".join(word_lines(result)))
+        rest = "(all other words)" if among else "(not found)"
+        print("\n".join(word_lines(result, rest)))
     say_words(result, n)
     return 0 if result.words else 1

@@ -130,10 +130,10 @@ def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
     return {"documents": documents, **about}
 
 
-def word_lines(result: WordResult) -> list[str]:
+def word_lines(result: WordResult, rest: str = "(not found)") -> list[str]:
     """Return a line with a bar for each word, one for the other words found, and one for the rest.
 
-    After a text with an end, which the rest has not read, there are only the words.
+    With text after the gap, the words found share all of the probability, and there is no rest.
     """
     from math import fsum
 
@@ -143,7 +143,7 @@ def word_lines(result: WordResult) -> list[str]:
     if others:
         rows.append((f"({count(others, 'other word')})", max(0.0, result.total - listed)))
     if result.total < 1 and result.num_found:
-        rows.append(("(not found)", 1 - result.total))
+        rows.append((rest, 1 - result.total))
     width = max((columns(name) for name, _ in rows), default=0)
     return [f"  {padded(name, width)}  {percentage(p):>8}  {bar(p)}".rstrip() for name, p in rows]
 

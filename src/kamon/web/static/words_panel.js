@@ -61,7 +61,9 @@ export class WordsPanel {
     this.model = model;
     this.known = known;
     this.ask = api.latest(context.signal);
-    this.input = h("input", { type: "text", maxlength: 1000, value: EXAMPLE, autocomplete: "off" });
+    const knowsExample = known === null || [...EXAMPLE].every((char) => char === "_" || known.has(char));
+    const value = knowsExample ? EXAMPLE : "";
+    this.input = h("input", { type: "text", maxlength: 1000, value, autocomplete: "off" });
     this.told = h("p", { role: "status" });
     this.errors = h("div", { class: "errors" });
     this.chart = bars("Words, %", {});
