@@ -38,7 +38,7 @@ struct Level {
   std::vector<Gram> grams;
   std::vector<Followers> followers[2];  // by the number of the context
   double discounts[2][4];               // by the count, 3 for all larger ones
-  std::vector<uint32_t> sorted, begins;  // of each context: the numbers of its k-grams, if sorted
+  std::vector<uint32_t> begins, members;  // the k-grams of each context, after `sort`
 
   uint32_t find(uint32_t context, uint32_t token) const {
     return slots.empty() ? NO_GRAM : slots[slot(context, token)];
@@ -76,9 +76,9 @@ struct Level {
     return kept(kind, context) * p + share(kind, context, gram);
   }
 
-  // Fills `sorted` and `begins`.
+  // Fills `begins` and `members`.
   void sort(uint32_t num_contexts) {
-    sorted = by_context_and_token(num_contexts);
+    members = by_context_and_token(num_contexts);
     std::vector<uint32_t> ends(size_t(num_contexts) + 1);
     for (const Gram& gram : grams) ends[gram.context + 1]++;
     for (size_t i = 1; i < ends.size(); i++) ends[i] += ends[i - 1];
@@ -253,7 +253,7 @@ class Ngram {
       const double kept = level.kept(counted, seen);
       for (int token = 0; token < vocab_size; token++) out[token] *= kept;
       for (uint32_t i = level.begins[seen]; i < level.begins[seen + 1]; i++) {
-        const uint32_t gram = level.sorted[i];
+        const uint32_t gram = level.members[i];
         out[level.grams[gram].token] += level.share(counted, seen, gram);
       }
     }
