@@ -22,8 +22,8 @@ from kamon.generation.words import WORD, Gap
 from kamon.ngrams.native import count_ngram
 
 TOKEN = re.compile(rf"({WORD.pattern})|[^\w\s]")
-TRAINING = {"size": "large", "n_embd": 128, "num_steps": 5000}
-TOKENIZER = {"tokenizer": "bpe", "vocab_size": 2048}
+TRAINING = {"size": "large", "n_embd": 128, "num_steps": 3000}
+TOKENIZER = {"tokenizer": "bpe", "vocab_size": 4096}
 ORDER = 5
 EVERY = 24  # of so many sentences, one is for the test
 
