@@ -14,7 +14,7 @@ from kamon._version import __version__ as __version__
 if TYPE_CHECKING:
     from kamon import errors
     from kamon.api import resume, train
-    from kamon.completion import complete, fill
+    from kamon.completion import complete, complete_words, fill, fill_words
     from kamon.config import Config
     from kamon.data.cleaning import clean
     from kamon.errors import (
@@ -45,10 +45,12 @@ MODULES = {
     "clean": "data.cleaning",
     "compare": "finetuning.compare",
     "complete": "completion",
+    "complete_words": "completion",
     "dpo": "finetuning.dpo",
     "evaluate": "evaluation.evaluate",
     "export": "exporters.export",
     "fill": "completion",
+    "fill_words": "completion",
     "load": "model",
     "ngram": "evaluation.ngram",
     "ppo": "finetuning.ppo",
@@ -73,11 +75,13 @@ __all__ = [
     "clean",
     "compare",
     "complete",
+    "complete_words",
     "dpo",
     "errors",
     "evaluate",
     "export",
     "fill",
+    "fill_words",
     "load",
     "ngram",
     "ppo",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from kamon.config import check_text, require_float, require_int
 from kamon.engines.base import has_fused_ops
+from kamon.engines.native import NativeEngine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError
 from kamon.generation.sampling import (
@@ -29,6 +31,7 @@ from kamon.generation.search import (
     search,
 )
 from kamon.generation.text import prompt_of
+from kamon.generation.words import LETTERS, WORD, Gap, WordResult, find_words
 from kamon.model import Model, as_model
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.char import CharTokenizer
@@ -40,6 +43,12 @@ MAX_READS_SLOW = 2_000  # the same for an engine without fused calls, the scalar
 MAX_EXPANSIONS = 1e7  # next tokens to consider: a search reads fewer tokens if there are many
 MAX_FLOPS = 4e8  # parameters times tokens: a search reads fewer tokens with a larger model
 MAX_FLOPS_SLOW = 8e6
+MAX_WORD_READS = 4_000  # tokens that a search for words reads
+MIN_WORD_READS = 30  # even with a slow engine
+MAX_WORD_FLOPS = 4e9  # parameters times tokens
+MAX_WORD_EXPANSIONS = 3e6  # next tokens to consider
+WORD_GAP = re.compile(rf"(?<!\\)_{{2,}}(?!{LETTERS})")
+ONE_LETTER = re.compile(rf"{LETTERS}\Z")
 
 
 class NextToken(NamedTuple):
@@ -163,7 +172,11 @@ def fill(
     ['nana', 'nhna', 'nina', 'nnna', 'nona', 'nrna']
     """
     model = as_model(model)
-    model.check_documents("a pattern")
+    if model.writes_text:
+        raise ConfigError(
+            "a pattern of characters needs a model of a list, and this one was trained on a text",
+            "write ____ for a word, with spaces around it; in Python, use fill_words",
+        )
     if not isinstance(model.tokenizer, CharTokenizer):
         raise ConfigError(
             "patterns need a character tokenizer, and the tokens of this model are pieces of text",
@@ -177,6 +190,114 @@ def fill(
     costs = [-document.logprob for document in result.documents]
     least = min(costs, default=0.0)
     return with_shares(result, math.log(math.fsum(math.exp(least - c) for c in costs) or 1) - least)
+
+
+def word_gap(pattern: str) -> Gap | None:
+    r"""Return the gap of a word, two or more `_` that touch no letter, in a pattern with a space.
+
+    Raises: ConfigError if there is another gap.
+
+    >>> word_gap("a cup of ____")
+    Gap(before='a cup of ', stem='', after='')
+    >>> word_gap("ma__a"), word_gap("ma__")
+    (None, None)
+    """
+    gaps = [
+        gap
+        for gap in WORD_GAP.finditer(pattern)
+        if not ONE_LETTER.search(pattern[: gap.start()]) and re.search(r"\s", pattern)
+    ]
+    if not gaps:
+        return None
+    before, after = pattern[: gaps[0].start()], pattern[gaps[0].end() :]
+    elements = [parse(text) if text else [] for text in (before, after)]
+    if any(isinstance(element, Wildcard) for part in elements for element in part):
+        raise ConfigError(
+            "a pattern with a gap for a word has only this gap",
+            r"write \_ and \* for the characters themselves",
+        )
+    before, after = ("".join(map(str, part)) for part in elements)
+    return Gap(before, "", after)
+
+
+def fill_words(
+    model: Model | str | Path,
+    pattern: str | Gap,
+    n: int = 10,
+    *,
+    effort: float = 1.0,
+    among: Collection[str] = (),
+) -> WordResult:
+    """Return the n most probable words in the gap `____` of a text.
+
+    A word is letters and digits, with single hyphens or apostrophes inside. Its probability is that
+    of the word and of any character after it. If there is text after the gap, it counts too, and
+    the probability is a share among the words found.
+
+    Args:
+        effort: the work that the search may do, as a multiple of the usual work.
+        among: if given, only these words. Kamon finds all of them.
+
+    Raises:
+        ConfigError: the pattern has no gap, or the text around it is too long.
+        TokenizerError: the pattern or a word has an unknown character.
+
+    >>> import kamon
+    >>> model = kamon.train(["a cup of tea", "a cup of milk"] * 9, num_steps=200, n_embd=16)
+    >>> sorted(word.text for word in fill_words(model, "a cup of ____", 2).words)
+    ['milk', 'tea']
+    """
+    model = as_model(model)
+    if not isinstance(pattern, Gap):
+        check_text("the pattern", pattern)
+    gap = pattern if isinstance(pattern, Gap) else word_gap(pattern)
+    if gap is None:
+        raise ConfigError(
+            "the pattern has no gap for a word", "write ____ with spaces around it for a word"
+        )
+    among = list(map(model.tokenizer.normal, among))
+    for word in among:
+        if not WORD.fullmatch(word):
+            raise ConfigError(f"{word!r} is not one word")
+        model.tokenizer.encode(word)
+    return search_words(model, gap, n, effort, among)
+
+
+def complete_words(
+    model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
+) -> WordResult:
+    """Return the n most probable words after `prefix`, or those that finish its last word.
+
+    >>> import kamon
+    >>> model = kamon.train(["a cup of tea", "a cup of milk"] * 9, num_steps=200, n_embd=16)
+    >>> [word.text for word in complete_words(model, "a cup of m", 1).words]
+    ['milk']
+    """
+    model = as_model(model)
+    check_text("the prefix", prefix)
+    return search_words(model, Gap.at_end(prefix), n, effort)
+
+
+def search_words(
+    model: Model, gap: Gap, n: int, effort: float, among: Collection[str] = ()
+) -> WordResult:
+    """Return the result of `find_words`, with the work that suits the model's engine and size."""
+    n = require_int("n", n, 1, MAX_RESULTS)
+    effort = checked_effort(effort)
+    gap = Gap(*map(model.tokenizer.normal, (gap.before, gap.stem, gap.after)))
+    size = num_params(model.config)
+    if isinstance(model.engine, NativeEngine):
+        reads, work = MAX_WORD_READS, MAX_WORD_FLOPS / size
+    else:  # it reads the whole text before each token
+        reads, work = MAX_READS_SLOW, MAX_FLOPS_SLOW / size / model.config.block_size
+    work = max(work, MIN_WORD_READS)
+    affordable = min(reads, work, MAX_WORD_EXPANSIONS / model.config.vocab_size)
+    if model.writes_text and not model.tokenizer.unknown("\n"):
+        gap = Gap("\n" + gap.before, gap.stem, gap.after)  # a sentence begins after a line end
+    return find_words(
+        *(model.language_model, model.tokenizer, gap, n, max(1, int(effort * affordable)), among),
+        may_cut=model.writes_text,
+    )
 
 
 def with_shares(result: SearchResult, logprob: float) -> SearchResult:
@@ -229,6 +350,13 @@ def logprob_of_prefix(model: LanguageModel, tokenizer: Tokenizer, prefix: str) -
     return log_sum_exp(list(prefixes_of(model, tokenizer, prefix).values()))
 
 
+def checked_effort(effort: float) -> float:
+    effort = require_float("effort", effort)
+    if not 0 < effort <= MAX_EFFORT:
+        raise ConfigError(f"effort must be above 0 and at most {MAX_EFFORT:,}, not {effort}")
+    return effort
+
+
 def search_model(
     model: Model,
     pattern: Sequence[Element],
@@ -238,9 +366,7 @@ def search_model(
 ) -> SearchResult:
     """Return the result of `search`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
-    effort = require_float("effort", effort)
-    if not 0 < effort <= MAX_EFFORT:
-        raise ConfigError(f"effort must be above 0 and at most {MAX_EFFORT:,}, not {effort}")
+    effort = checked_effort(effort)
     slow = MAX_READS_SLOW, MAX_FLOPS_SLOW
     reads, work = (MAX_READS, MAX_FLOPS) if has_fused_ops(model.engine) else slow
     config = model.config

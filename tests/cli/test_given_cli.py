@@ -142,7 +142,11 @@ def test_score_by(people: Path, tmp_path: Path, kamon: Kamon) -> None:
         (["--by=age"], "banna", "the model knows no column 'age'"),
         (["--by=sex", "--top=3"], "banna", "--by cannot be used with --top"),
         (["--by=sex", "--unknown=zero"], "banna", "not 'zero'"),
-        (["--by=sex"], "banna\nüb", "line 2: the model does not know character 'ü'"),
+        (
+            ["--by=sex", "--unknown=error"],
+            "banna\nüb",
+            "line 2: unknown character 'ü'",
+        ),
         (["--by=sex"], "\n", "has only blank lines"),
     ],
 )

@@ -957,3 +957,28 @@ def test_a_server_that_was_started_again(browser: Any, folder: Path, tmp_path: P
         assert "The server was restarted" in page.inner_text("main .notice")
         until(page, "document.querySelector('#model').value === 'm'")
     page.close()
+
+
+def test_words_in_a_sentence(browser: Any, tmp_path: Path) -> None:
+    """Their panel has those of `kamon fill` and `kamon complete`, and their commands."""
+    sentences = [f"a {what} of {it}" for what in ("cup", "can") for it in ("tea", "ale", "milk")]
+    model = kamon.train(sentences * 5, num_steps=100, output=tmp_path / "m")
+    with serving(tmp_path, "m") as server:
+        watched = Watched(browser, server)
+        page = watched.open("view=generate")
+        panel = page.locator("section", has_text="Words in a sentence")
+        panel.get_by_label("Sentence").fill("a cup of ____")
+        panel.get_by_role("button", name="Find words").click()
+        until(page, "document.body.textContent.includes('of the probability.')")
+        found = kamon.fill_words(model, "a cup of ____", 12).words
+        assert f"The most likely word is {found[0].text}" in panel.inner_html()
+        panel.locator("details.copies summary").click()
+        until(page, "document.body.textContent.includes(\"kamon fill m 'a cup of ____'\")")
+        panel.get_by_label("Sentence").fill("a c")
+        panel.get_by_label("Sentence").press("Enter")
+        until(page, "document.body.textContent.includes('kamon complete m')")
+        panel.get_by_label("Sentence").fill("a cup of % ____")
+        panel.get_by_role("button", name="Find words").click()
+        until(page, "document.body.textContent.includes('does not know')")
+        watched.context.close()
+        assert watched.wrong == []

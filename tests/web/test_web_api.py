@@ -19,7 +19,7 @@ from conftest import piece_model
 from helpers.lists import DOCS
 from helpers.server import Server, serving
 from kamon import Model
-from kamon.completion import complete
+from kamon.completion import complete, complete_words
 from kamon.engines.scalar import softmax
 from kamon.evaluation.nearest import NearestDocument, logprobs
 from kamon.evaluation.score import PercentileScale, score
@@ -236,3 +236,15 @@ def test_it_keeps_what_its_document_promises(server: Server, tmp_path: Path) -> 
         text=True,
     )
     assert done.returncode == 0, "\n".join(line[:300] for line in done.stdout.splitlines())
+
+
+def test_words(server: Server, model: Model) -> None:
+    found = server.json("POST", "/words", {"model": ID, "text": "ka", "n": 4})
+    expected = complete_words(model, "ka", 4)
+    assert [each["text"] for each in found["words"]] == [each.text for each in expected.words]
+    assert found["found"] == expected.num_found
+    assert found["covered"] == pytest.approx(found["total"])
+    assert 0 < found["covered"] <= 1
+    among = {"model": ID, "text": "k ____", "among": ["kara"]}
+    status, _, text = server.ask("POST", "/api/v1/words", among)
+    assert (status, b"does not know" in text) == (400, True)  # the list has no spaces

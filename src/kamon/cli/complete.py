@@ -3,20 +3,34 @@
 The first table has the probability of each next character, and (end) is the end of the entry. The
 second table has the most probable entries that begin with PREFIX: log probability in nats, and
 share of the probability of all entries that begin with PREFIX.
+
+For a model of a text, or with --words, the second table has the most probable next words instead,
+or those that finish the last word of PREFIX.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kamon.cli.output import print_json, say_hint
+from kamon.cli.output import print_json
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import chosen_engine
-from kamon.cli.suggest import add_search, exchange, found_json, found_lines, next_lines, say_found
+from kamon.cli.suggest import (
+    add_search,
+    exchange,
+    found_json,
+    found_lines,
+    next_lines,
+    say_found,
+    say_words,
+    word_lines,
+    words_json,
+)
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
     from kamon.completion import NextToken
+    from kamon.generation.words import WordResult
 
 OPTIONS = {
     "DIR": "directory of the model",
@@ -24,12 +38,14 @@ OPTIONS = {
     "--next N": "number of next characters to print, with the sum of the others [default: 10]",
     "--temperature T": "temperature of the next characters: 0 is greedy, 1 is the model's own "
     "distribution [default: 1]",
+    "--words": "complete with words instead of whole entries",
     "--interactive": "complete while you type: Tab accepts, Enter prints the line, Esc leaves",
 }
 EXAMPLES = """\
 kamon complete names ma          # how names with ma continue
 kamon complete names ma -n 3     # only 3 completions
 kamon complete names --interactive
+kamon complete sentences 'a cup of ' --words
 """
 
 
@@ -48,19 +64,19 @@ def run(args: Args) -> int:
             raise ConfigError("--json and --interactive exclude each other", "choose one")
         check_terminal()
 
-    from kamon.completion import complete, next_tokens
+    from kamon.completion import complete, complete_words, next_tokens
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
     prefix = model.tokenizer.normal(args.prefix)
     prefix = "".join(map(str, exchange(model, prefix, args.unknown)))
     if args.interactive:
-        model.check_documents("--interactive")
         complete_lines(model, prefix, args)
         return 0
     tokens = next_tokens(model, prefix, temperature=args.temperature)
-    if model.writes_text:
-        return show_next(tokens, prefix, args)
+    if model.writes_text or args.words:
+        found = complete_words(model, prefix, args.n, effort=args.effort)
+        return show_words(tokens, found, prefix, args)
     result = complete(model, prefix, args.n, effort=args.effort)
     known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
@@ -72,14 +88,15 @@ def run(args: Args) -> int:
     return 0 if result.documents else 1
 
 
-def show_next(tokens: list[NextToken], prefix: str, args: Args) -> int:
-    """Print only the next tokens, because the completions of a model of text have no end."""
+def show_words(tokens: list[NextToken], found: WordResult, prefix: str, args: Args) -> int:
+    """Print the next tokens and the next words."""
     if args.json:
-        print_json(next_json(tokens, prefix, args))
+        print_json(next_json(tokens, prefix, args) | words_json(found))
     else:
-        print("\n".join(["next", *next_lines(tokens, args.next)]))
-        say_hint(f"continue the text with `kamon sample {args.dir} --prefix`")
-    return 0
+        print("\n".join(["next", *next_lines(tokens, args.next), "", "words"]))
+        print("\n".join(word_lines(found)))
+    say_words(found, args.n)
+    return 0 if found.words else 1
 
 
 def next_json(tokens: list[NextToken], prefix: str, args: Args) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.cli.output import entry_line, one_line
 from kamon.cli.parser import Args
-from kamon.cli.suggest import found_lines, next_lines
+from kamon.cli.suggest import found_lines, next_lines, word_lines
 from kamon.errors import ConfigError, KamonError
 
 if TYPE_CHECKING:
@@ -53,14 +53,23 @@ def check_terminal() -> None:
 
 def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Suggestions:
     """Return the tables for `text`, or the message that says why there are none."""
-    from kamon.completion import complete, next_tokens, replaced, replacements
+    from kamon.completion import complete, complete_words, next_tokens, replaced, replacements
+    from kamon.generation.words import Gap
 
     try:
         prefix = model.tokenizer.normal(text)
         exchanged = replacements(model.tokenizer, prefix, args.unknown)
         prefix = "".join(map(str, replaced(prefix, exchanged)))
         tokens = next_tokens(model, prefix, temperature=args.temperature)
-        result = complete(model, prefix, min(args.n, ROWS), effort=args.effort * EFFORT)
+        n, effort = min(args.n, ROWS), args.effort * EFFORT
+        if model.writes_text or args.words:
+            found = complete_words(model, prefix, n, effort=effort)
+            lines = [*next_lines(tokens, min(args.next, ROWS)), "", *word_lines(found)]
+            first = found.words[0].text if found.words else ""
+            return Suggestions(
+                text, f"{Gap.at_end(prefix).before}{first} " if first else text, lines
+            )
+        result = complete(model, prefix, n, effort=effort)
     except KamonError as error:
         return Suggestions(text, text, [f"  {one_line(str(error))}"])
     lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(result, known)]

@@ -15,6 +15,10 @@ infinite. With --top such lines come first, those with the most unknown characte
 
 With fewer than 10 validation entries, the percentile is of the whole list. Kamon trims lines and
 skips blank ones. It reads any number of lines in bounded memory.
+
+A model of a text scores each line or sentence for itself, after a line end and up to the next one.
+So you can compare them. It prints the total at the end, also in bits per word. It scores what is
+longer than it can read at once in overlapping windows.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from kamon.evaluation.score import PercentileScale, Scores
     from kamon.model import Model
     from kamon.tokenizers.base import Tokenizer
@@ -54,6 +60,8 @@ MIN_FINE = 50  # validation entries that make a percentile finer than 2%
 MAX_NAMED = 5  # unknown characters of a line, or lines that were left out
 HEADS = f"{'bits/char':>9} {'logprob':>9} {'percentile':>10}  {'reason':{REASON_WIDTH}} text"
 
+MAX_PARAGRAPH = 100_000  # lines: a longer one is divided
+
 OPTIONS = {
     "DIR": "directory of the model",
     "[FILE]": "text, .csv, .tsv or .jsonl file [default: standard input]",
@@ -61,11 +69,13 @@ OPTIONS = {
 SELECTION = {
     "--given VALUES": "score under values of a model of `kamon train --given`, such as country=fi",
     "--by COLUMN": "print the most likely value of a given column and its probability instead",
+    "--per {line,sentence}": "score each line, or each sentence of the text; an empty line ends a "
+    "sentence too [default: line]",
     "--top N": "print only the N lines with the largest surprisal, the largest first",
     "--threshold BITS": "print only lines with at least BITS bits per character",
     "--unknown {zero,skip,replace,error}": "lines with unknown characters: zero gives probability "
     "0, also to lines that are too long, skip drops them, replace scores the closest known "
-    "characters (e for É), error stops [default: zero]",
+    "characters (e for É), error stops [default: zero, with --by replace]",
     "--json": "print one JSON object per line, with null for numbers that are not finite",
 }
 EXAMPLES = """\
@@ -73,13 +83,14 @@ kamon score names new.txt --top 20           # the 20 most unusual lines
 kamon score names new.txt --threshold 6      # all lines above 6 bits per character
 echo xqzz | kamon score names                # one entry
 kamon score people new.csv --by country      # the most likely country of each line
+kamon score book chapter.txt --per sentence  # each sentence of a text
 """
 
 
 def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS, file="-")
     add_reading(parser)
-    options(parser, SELECTION, unknown="zero")
+    options(parser, SELECTION, per="line")
     add_engine(parser)
 
 
@@ -87,30 +98,41 @@ def run(args: Args) -> int:
     if args.top is not None and args.top < 1:
         raise ConfigError(f"top must be 1 or more, not {args.top}")
     if args.by is not None and (
-        args.top is not None or args.threshold is not None or args.given is not None
+        args.top is not None
+        or args.threshold is not None
+        or args.given is not None
+        or args.per != "line"
     ):
-        raise ConfigError("--by cannot be used with --top, --threshold or --given", "leave it out")
+        raise ConfigError(
+            "--by cannot be used with --top, --threshold, --given or --per", "leave it out"
+        )
     if args.threshold is not None and args.threshold != args.threshold:
         raise ConfigError("threshold must be a number of bits, not nan")
+    if args.unknown is None:
+        args.unknown = "zero" if args.by is None else "replace"
     from kamon.data.corpus import stream_entries
-    from kamon.evaluation.score import PercentileScale
+    from kamon.evaluation.score import PercentileScale, edge_of, sentences_of
     from kamon.model import load
 
     model = load(args.dir, **chosen_engine(args))
-    model.check_documents("scoring")
     if args.by is not None:
         return print_classes(args, model)
-    scale = PercentileScale.of(model, args.unknown)
-    counts = Counts()
+    by_sentence = args.per == "sentence"
+    split = sentences_of if by_sentence else str.splitlines
+    scale = PercentileScale.of(model, args.unknown, split=split)
+    what = "text" if model.writes_text else "list"
+    edge, counts, total = edge_of(model), Counts(), Total()
     headed = args.json or not sys.stdout.isatty()
     top: list[tuple[Rank, str]] = []  # the least likely lines so far
-    for lines in stream_entries(args.file, **reading(args), on_note=say):
-        scores = score_lines(args, model, lines, counts)
+    blocks = stream_entries(args.file, **reading(args), on_note=say)
+    for lines in sentences_in(blocks) if by_sentence else blocks:
+        scores = score_lines(args, model, edge, lines, counts)
+        total.add(scores)
         least = top[-1][0][0] if len(top) == args.top else args.threshold
         if least is not None:
             scores = scores.select([bits >= least for bits in scores.bits_per_char])
         if not headed:
-            say_compared(scale)
+            say_compared(scale, what, args.per)
             say(HEADS)
             headed = True
         if not args.json:
@@ -118,15 +140,17 @@ def run(args: Args) -> int:
         make_rows = json_rows if args.json else text_rows
         rows = make_rows(scores, scale, reasons(model, scores))
         if args.top is not None:
-            both = chain(top, zip(ranks(model, scores), rows, strict=True))
+            both = chain(top, zip(ranks(args, model, scores), rows, strict=True))
             top = heapq.nlargest(args.top, both, key=itemgetter(0))
         elif rows:
             print("\n".join(rows), flush=True)
     for _, row in top:
         print(row)
     say_counts(args, model, counts)
+    if model.writes_text and counts.scored:
+        say(total.summary(args.per))
     if args.json or not sys.stdout.isatty():
-        say_compared(scale)
+        say_compared(scale, what, args.per)
     return 0 if counts.scored else 1
 
 
@@ -145,7 +169,47 @@ class Counts:
     left_out: list[int] = field(default_factory=list)  # the first few
 
 
-def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> Scores:
+@dataclass
+class Total:
+    """The sums of all scores."""
+
+    texts: int = 0
+    words: int = 0
+    chars: int = 0
+    logprob: float = 0.0
+
+    def add(self, scores: Scores) -> None:
+        self.texts += len(scores.texts)
+        self.words += sum(len(text.split()) for text in scores.texts)
+        self.chars += sum(len(text) + 1 for text in scores.texts)
+        self.logprob += sum(scores.logprobs)
+
+    def summary(self, unit: str) -> str:
+        bits = -self.logprob / math.log(2)
+        return (
+            f"Total: {count(self.texts, unit)}, {count(self.words, 'word')}, "
+            f"log probability {self.logprob:.3f} nats, {bits / max(1, self.words):.3f} bits per "
+            f"word, {bits / self.chars:.3f} bits per character"
+        )
+
+
+def sentences_in(blocks: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Yield the sentences of all lines, those of many paragraphs at a time."""
+    from kamon.evaluation.score import sentences_of
+
+    left: list[str] = []  # lines of a paragraph that has not ended
+    for lines in blocks:
+        left += lines
+        blank = next((n for n, line in enumerate(reversed(left)) if not line.strip()), None)
+        size = len(left) if len(left) > MAX_PARAGRAPH else 0 if blank is None else len(left) - blank
+        if found := sentences_of("\n".join(left[:size])):
+            yield found
+        left = left[size:]
+    if found := sentences_of("\n".join(left)):
+        yield found
+
+
+def score_lines(args: Args, model: Model, edge: int, lines: list[str], counts: Counts) -> Scores:
     """Return the scores of the lines that are not blank, and add to the counts."""
     from kamon.data.readers import MAX_LINE
     from kamon.evaluation.score import score_list
@@ -154,7 +218,7 @@ def score_lines(args: Args, model: Model, lines: list[str], counts: Counts) -> S
     texts = list(filter(None, stripped))
     reader = model.under(given_of(args))
     try:
-        scores = score_list(reader, model.tokenizer, texts, unknown=args.unknown)
+        scores = score_list(reader, model.tokenizer, texts, unknown=args.unknown, edge=edge)
     except TokenizerError as error:
         raise located(error, args, model, lines, counts.lines) from None
     if len(scores.texts) < len(texts):
@@ -187,6 +251,8 @@ def note_left_out(tokenizer: Tokenizer, lines: list[str], counts: Counts, *, rep
 def line_or_record(args: Args) -> str:
     from kamon.data.tables import format_of
 
+    if args.per == "sentence":
+        return "sentence"
     table = (args.format or format_of(args.file)) in ("csv", "tsv", "json")
     return "record" if table else "line"
 
@@ -271,16 +337,22 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
         warn(f"{count(counts.long, 'line')} {what}")
 
 
-def say_compared(scale: PercentileScale) -> None:
+def say_compared(scale: PercentileScale, what: str, unit: str) -> None:
+    """Print what percentiles compare with. what: "list" or "text". unit: of a text."""
     n = f"{len(scale.bits):,}"
-    if scale.reference is None:
+    entries = "entries" if what == "list" else f"{unit}s"
+    if scale.reference is None and what == "text":
+        warn(f"no percentiles: the model's text has no {entries} to compare with")
+    elif scale.reference is None:
         warn("no percentiles: the model has no entries, and its packed corpus is gone")
     elif scale.reference == "validation":
         coarse = f" (coarse: {n} are few)" if len(scale.bits) < MIN_FINE else ""
-        say(f"percentile: share of the {n} validation entries at least as unusual{coarse}")
+        say(f"percentile: share of the {n} validation {entries} at least as unusual{coarse}")
     else:
         why = "because the validation set is too small"
-        warn(f"percentiles are among {n} entries of the list, {why}: new entries get low ones")
+        warn(
+            f"percentiles are among {n} {entries} of the {what}, {why}: new {entries} get low ones"
+        )
 
 
 def first_unknown(tokenizer: Tokenizer, lines: list[str]) -> int:
@@ -315,19 +387,20 @@ def reasons(model: Model, scores: Scores) -> list[str]:
 Rank = tuple[float, int, float]
 
 
-def ranks(model: Model, scores: Scores) -> list[Rank]:
+def ranks(args: Args, model: Model, scores: Scores) -> list[Rank]:
     """Return (bits, number of unknown characters, bits of the other characters) of each line.
 
     The last two only matter, and are only computed, for lines of infinite surprisal.
     """
-    from kamon.evaluation.score import score_list
+    from kamon.evaluation.score import edge_of, score_list
 
     infinite = [bits == math.inf for bits in scores.bits_per_char]
     texts = list(compress(scores.scored, infinite))
     unknown = model.tokenizer.unknown("".join(texts))
     rest = ["".join(char for char in text if char not in unknown) for text in texts]
     # The characters around an unknown one may be one unknown character in NFC: that is left out.
-    scored = score_list(model.language_model, model.tokenizer, rest, unknown="skip")
+    reader = model.under(given_of(args))
+    scored = score_list(reader, model.tokenizer, rest, unknown="skip", edge=edge_of(model))
     bits_of = dict(zip(scored.indices, scored.bits_per_char, strict=True))
     ties = (
         (math.inf, len(text) - len(known), bits_of.get(number, math.inf))

@@ -27,9 +27,12 @@ from kamon.errors import TokenizerError
 if TYPE_CHECKING:
     from kamon.completion import NextToken
     from kamon.generation.search import Element, SearchResult
+    from kamon.generation.words import WordResult
     from kamon.model import Model
 
 BAR = 50  # columns for a probability of 1
+SURE = 0.9999  # of the probability: there is nothing else
+TINY = 1e-9  # a probability that is printed as 0
 MAX_NAMED = 5  # unknown characters in a message
 # Unicode calls these "default ignorable", such as selectors of a glyph. Python takes them for
 # printable.
@@ -125,6 +128,50 @@ def found_json(result: SearchResult, known: Collection[str]) -> dict[str, Any]:
     documents = [x._asdict() | {"in_list": x.text in known} for x in result.documents]
     about = {"exact": result.num_exact, "complete": result.complete, "reads": result.reads}
     return {"documents": documents, **about}
+
+
+def word_lines(result: WordResult, rest: str = "(not found)") -> list[str]:
+    """Return a line with a bar for each word, one for the other words found, and one for the rest.
+
+    With text after the gap, the words found share all of the probability, and there is no rest.
+    """
+    from math import fsum
+
+    listed = fsum(word.probability for word in result.words)
+    rows = [(one_line(word.text), word.probability) for word in result.words]
+    others = result.num_found - len(result.words)
+    if others:
+        rows.append((f"({count(others, 'other word')})", max(0.0, result.total - listed)))
+    if result.total < 1 and result.num_found:
+        rows.append((rest, 1 - result.total))
+    width = max((columns(name) for name, _ in rows), default=0)
+    return [f"  {padded(name, width)}  {percentage(p):>8}  {bar(p)}".rstrip() for name, p in rows]
+
+
+def percentage(p: float) -> str:
+    """Return p in percent, with two significant digits if it is small.
+
+    >>> percentage(0.1234), percentage(0.0000123)
+    ('12.34%', '0.0012%')
+    """
+    from math import floor, log10
+
+    return f"{p:.2%}" if p >= 0.001 or p < TINY else f"{p:.{-1 - floor(log10(p))}%}"
+
+
+def words_json(result: WordResult) -> dict[str, Any]:
+    words = [word._asdict() for word in result.words]
+    about = {"found": result.num_found, "covered": result.covered, "reads": result.reads}
+    return {"words": words, **about}
+
+
+def say_words(result: WordResult, n: int) -> None:
+    """Say how much of the probability the words found have."""
+    if not result.words:
+        say("Found no word")
+    elif result.num_found >= n or result.covered < SURE:
+        words = count(result.num_found, "word")
+        say(f"Found {words} with {result.covered:.1%} of the probability")
 
 
 def say_found(result: SearchResult, n: int, model: Model) -> None:

@@ -238,6 +238,10 @@ class NativeEngine:
     def decoder(self) -> NativeDecoder:
         return NativeDecoder(self)
 
+    def branches(self) -> NativeBranches:
+        """Return an empty `kamon.generation.branches.Branches` with the current parameters."""
+        return NativeBranches(self)
+
     def _call(self, name: str, *arguments: Any, short: bool = False) -> int:
         """Return the result of a function of the library. No other one uses the engine meanwhile.
 
@@ -455,3 +459,37 @@ class NativeDecoder:
             raise ValueError(f"the decoder is full: block_size {c.block_size} tokens were pushed")
         raise_for(error)
         return logits
+
+
+class NativeBranches:
+    """Many continuations of one text: see `kamon.generation.branches`."""
+
+    def __init__(self, engine: NativeEngine) -> None:
+        self.config = engine.config
+        self.call = engine.call
+        self.handle = engine._call("branches_create")
+        if not self.handle:
+            raise MemoryError
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.call["branches_destroy"](self.handle)
+
+    def __reduce__(self) -> str:
+        raise TypeError("branches cannot be copied: make new ones")
+
+    def push(self, parents: Sequence[int], tokens: Sequence[int]) -> list[array[float]]:
+        size = self.config.vocab_size
+        if len(parents) != len(tokens):
+            raise ValueError(f"{len(parents)} parents for {len(tokens)} tokens")
+        if not tokens:
+            return []
+        found = zeros(len(tokens) * size)
+        raise_for(
+            self.call["branches_push"](
+                *(self.handle, len(tokens), address(array("i", parents))),
+                *(address(array("i", tokens)), address(found)),
+            ),
+            *(size, self.config.block_size),
+        )
+        return [found[begin : begin + size] for begin in range(0, len(found), size)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kamon.config import suggestion
 from kamon.errors import ConfigError
-from kamon.evaluation.score import check_several, score_list
+from kamon.evaluation.score import Unknown, check_several, score_list
 from kamon.generation.classes import judges, posteriors
 from kamon.model import Model, as_model
 
@@ -33,7 +33,7 @@ class Classification(NamedTuple):
 
 
 def classify(
-    model: Model | str | Path, texts: Iterable[str], by: str, *, unknown: str = "error"
+    model: Model | str | Path, texts: Iterable[str], by: str, *, unknown: Unknown = "error"
 ) -> Iterator[Classification]:
     """Yield a Classification for each text, in order.
 
@@ -75,7 +75,7 @@ def check_classes(model: Model, by: str, unknown: str) -> None:
 
 
 def classify_list(
-    model: Model, texts: list[str], by: str, *, unknown: str = "error"
+    model: Model, texts: list[str], by: str, *, unknown: Unknown = "error"
 ) -> list[Classification]:
     """Return the Classification of each text, without those that `unknown` leaves out."""
     conditional, given = model.conditional, model.training.given
@@ -88,7 +88,7 @@ def classify_list(
     logprobs = [[each.logprobs for each in of_judge] for of_judge in scores]
     found = []
     for text, own in zip(
-        scores[0][0].given, posteriors(conditional, logprobs, by, exponents), strict=True
+        scores[0][0].texts, posteriors(conditional, logprobs, by, exponents), strict=True
     ):
         pairs = zip(conditional.values[by], own, strict=True)
         shares = dict(sorted(pairs, key=lambda pair: -pair[1]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, compress, islice, repeat
 from operator import sub
@@ -30,6 +31,9 @@ NUM_COMPARED = 20_000  # documents of the list that a percentile compares with
 NUM_COMPARED_SLOW = 200  # the same for the scalar engine
 MIN_HELD_OUT = 10  # documents that a percentile needs: fewer make steps of more than 10%
 BITS = 1 / math.log(2)
+# A mark, closing quotes and brackets, and the white space before the next sentence.
+SENTENCE_END = re.compile(r"([.!?…]+)[\"'”’)\]]*( )(?=[\"'“‘(\[]*(?:[^\W\d_a-z]|\d))")
+ABBREVIATED = {"Mr", "Mrs", "Ms", "Dr", "Prof", "St", "Mt", "Jr", "Sr", "vs", "cf", "e.g", "i.e"}
 Unknown = Literal["error", "skip", "replace", "zero"]  # what to do with unknown characters
 UNKNOWN = get_args(Unknown)
 
@@ -92,14 +96,34 @@ def score(
     [(0, 'anna', 'anna'), (2, 'Hora', 'hora')]
     """
     model = as_model(model)
-    model.check_documents("scoring")
-    return score_with(model.language_model, model.tokenizer, texts, unknown=unknown)
+    edge = edge_of(model)
+    return score_with(model.language_model, model.tokenizer, texts, unknown=unknown, edge=edge)
+
+
+def edge_of(model: Model) -> int:
+    """Return the token at both ends of what Kamon scores: BOS, or the line end for a text.
+
+    A model of a text without line ends has BOS too, which it hardly knows.
+    """
+    if model.writes_text and not model.tokenizer.unknown("\n"):
+        tokens = model.tokenizer.encode("\n")
+        if len(tokens) == 1:
+            return tokens[0]
+    return model.tokenizer.bos
 
 
 def score_with(
-    reader: Reader, tokenizer: Tokenizer, texts: Iterable[str], *, unknown: Unknown = "error"
+    reader: Reader,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    *,
+    unknown: Unknown = "error",
+    edge: int | None = None,
 ) -> Iterator[Score]:
-    """Yield the same as `score` for an engine or an n-gram, which reads CHUNK texts at a time."""
+    """Yield the same as `score` for an engine or an n-gram, which reads CHUNK texts at a time.
+
+    edge: the token at both ends of a text, by default BOS.
+    """
     check_unknown(unknown)
     check_several(texts)
     left = iter(texts)
@@ -107,7 +131,7 @@ def score_with(
     def chunks() -> Iterator[Iterator[Score]]:
         start = 0
         while chunk := list(islice(left, CHUNK)):
-            scores = score_list(reader, tokenizer, chunk, unknown=unknown, start=start)
+            scores = score_list(reader, tokenizer, chunk, unknown=unknown, start=start, edge=edge)
             start += len(chunk)
             yield scores.rows()
 
@@ -145,10 +169,12 @@ def score_list(
     *,
     unknown: Unknown = "error",
     start: int = 0,
+    edge: int | None = None,
 ) -> Scores:
     """Return the scores of a list of texts as columns, which is the fastest way.
 
     start: the index of the first text.
+    edge: the token at both ends of a text, by default BOS.
     """
     check_unknown(unknown)
     check_several(texts)
@@ -166,11 +192,14 @@ def score_list(
             unknown_chars = tokenizer.unknown("".join(scored))
         is_known = list(map(unknown_chars.isdisjoint, scored))
         if unknown == "zero":
-            known = score_list(reader, tokenizer, list(compress(texts, is_known)), unknown="zero")
+            chosen = list(compress(texts, is_known))
+            known = score_list(reader, tokenizer, chosen, unknown="zero", edge=edge)
             return with_impossible(known, is_known, texts, unknown_chars, indices)
         texts, scored = list(compress(texts, is_known)), list(compress(scored, is_known))
         indices = list(compress(indices, is_known))
     batch = tokenizer.encode_documents(scored)
+    if edge not in (None, tokenizer.bos):
+        batch = pack_sequences([edge, *tokens[1:-1], edge] for tokens in batch)
     # An n-gram reads any number of tokens at once.
     room = math.inf if isinstance(reader, Ngram | NativeNgram) else reader.config.block_size
     cut = [size > room + 1 for size in map(sub, batch.offsets[1:], batch.offsets)]
@@ -212,7 +241,7 @@ def long_logprob(reader: Reader, tokens: Sequence[int]) -> tuple[float, int]:
 def windows(tokens: Sequence[int], block_size: int) -> Iterator[tuple[Sequence[int], int]]:
     """Yield windows of up to block_size + 1 tokens, and how many of their last targets are new.
 
-    Each begins with BOS, because a model of short documents predicts much worse without it. At
+    Each begins like the first: a model of short documents predicts much worse without BOS. At
     least half of each window, except the first, repeats the window before it.
 
     >>> [("".join(window), num_new) for window, num_new in windows(list(".abcdefg."), 4)]
@@ -277,12 +306,17 @@ class PercentileScale:
 
     @classmethod
     def of(
-        cls, model: Model, unknown: Unknown = "skip", most: int | None = None
+        cls,
+        model: Model,
+        unknown: Unknown = "skip",
+        most: int | None = None,
+        split: Callable[[str], Sequence[str]] = str.splitlines,
     ) -> PercentileScale:
         """Return the scale of a model.
 
         unknown: the same value as in `score` for the texts to compare.
         most: number of documents to compare with. Default: as many as the engine scores quickly.
+        split: divides a text into what Kamon scores. It does not change the entries of a list.
         """
         if most is None:
             most = NUM_COMPARED if has_fused_ops(model.engine) else NUM_COMPARED_SLOW
@@ -290,10 +324,13 @@ class PercentileScale:
             parts: tuple[Sequence[str], Sequence[str]] = packed_parts(model, most)
         else:
             parts = model.docs, model.parts()[1]
+        if model.writes_text:
+            parts = pieces_of(parts[0], split), pieces_of(parts[1], split)
         reader: Reader = model.language_model
         if len(parts[1]) >= MIN_HELD_OUT:  # the blend's n-gram also counts the validation set
             reader = model.blended_with(model.parts()[0])
-        return cls.between(reader, model.tokenizer, *parts, most=most, unknown=unknown)
+        edge = edge_of(model)
+        return cls.between(reader, model.tokenizer, *parts, most=most, unknown=unknown, edge=edge)
 
     @classmethod
     def between(
@@ -305,6 +342,7 @@ class PercentileScale:
         *,
         most: int = NUM_COMPARED,
         unknown: Unknown = "skip",
+        edge: int | None = None,
     ) -> PercentileScale:
         """Return the scale of an engine or an n-gram that has not learned `held_out`.
 
@@ -315,7 +353,8 @@ class PercentileScale:
         compared = held_out if enough else docs
         some = islice(compared, 0, None, max(1, len(compared) // most))
         unknown = "zero" if unknown == "zero" else "skip"
-        bits = sorted(s.bits_per_char for s in score_with(reader, tokenizer, some, unknown=unknown))
+        scores = score_with(reader, tokenizer, some, unknown=unknown, edge=edge)
+        bits = sorted(score.bits_per_char for score in scores)
         return cls(bits, ("validation" if enough else "list") if bits else None)
 
     def percentile(self, bits_per_char: float) -> float | None:
@@ -328,6 +367,34 @@ class PercentileScale:
         if not size:
             return [None for _ in bits_per_char]
         return [100 * (size - bisect_left(self.bits, bits)) / size for bits in bits_per_char]
+
+
+def pieces_of(texts: Iterable[str], split: Callable[[str], Sequence[str]]) -> list[str]:
+    """Return the pieces of all texts, without the first and last, which may be cut, and blanks."""
+    return [piece.strip() for text in texts for piece in split(text)[1:-1] if piece.strip()]
+
+
+def sentences_of(text: str) -> list[str]:
+    r"""Return the sentences of a text, with single spaces instead of line ends.
+
+    A sentence ends at `.`, `!`, `?` or `…`, with quotes or brackets after it, if white space and a
+    capital letter, a digit or a quote follow. A dot after an initial or one of ABBREVIATED does not
+    end it. It also ends at an empty line.
+
+    >>> sentences_of('Mr. Smith left. "Why?" she\nasked.\n\nNobody knows')
+    ['Mr. Smith left.', '"Why?" she asked.', 'Nobody knows']
+    """
+    found = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        joined = " ".join(paragraph.split())
+        begin = 0
+        for end in SENTENCE_END.finditer(joined):
+            word = joined[begin : end.start()].rsplit(" ", 1)[-1].strip("\"'“‘(")
+            if end[1] != "." or not ((len(word) == 1 and word.isupper()) or word in ABBREVIATED):
+                found.append(joined[begin : end.start(2)])
+                begin = end.end()
+        found.append(joined[begin:])
+    return list(filter(None, found))
 
 
 def packed_parts(model: Model, most: int) -> tuple[list[str], list[str]]:

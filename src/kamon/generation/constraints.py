@@ -45,6 +45,7 @@ from kamon.generation.automaton import (
     words,
 )
 from kamon.generation.blend import BlendedModel
+from kamon.generation.given import GivenModel
 from kamon.generation.lookahead import (
     Candidates,
     Trellis,
@@ -57,7 +58,6 @@ from kamon.generation.lookahead import (
     survey,
     unroll,
 )
-from kamon.generation.given import GivenModel
 from kamon.generation.sampling import (
     INVALID,
     LanguageModel,

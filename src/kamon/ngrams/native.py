@@ -82,6 +82,23 @@ class NativeNgram:
         check_documents(error, self.counts.vocab_size)
         return mixed
 
+    def sort(self) -> None:
+        """Make many calls of `probabilities` and `mix_probabilities` faster."""
+        raise_for(library.exact("ngram_sort")(self.counts.handle))
+
+    def mix_probabilities(
+        self, row: array[float], context: array[int], weight: float
+    ) -> array[float]:
+        """Return weight · row + (1 − weight) · p of each token after `context`, in `row`."""
+        if len(row) != self.counts.vocab_size:
+            raise ValueError(f"{len(row)} probabilities for {self.counts.vocab_size} tokens")
+        error = library.exact("mix_probabilities")(
+            *(self.counts.handle, self.order, address(context, "i"), len(context)),
+            *(weight, address(row, "d")),
+        )
+        check_documents(error, self.counts.vocab_size)
+        return row
+
     def arrays(self) -> NgramArrays:
         """Return a copy of the n-gram as arrays, for `kamon.engines.native.NgramTable`."""
         sizes = array("q", [0, 0])

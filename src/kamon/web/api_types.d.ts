@@ -8,6 +8,7 @@ export interface Operations {
   "GET /models/{id}/data": { body: undefined; answer: Data };
   "POST /sample": { body: SampleBody; answer: Samples };
   "POST /complete": { body: CompleteBody; answer: Completions };
+  "POST /words": { body: WordsBody; answer: Words };
   "POST /score": { body: ScoreBody; answer: Scores };
   "POST /next-token": { body: NextTokenBody; answer: NextTokens };
   "GET /jobs": { body: undefined; answer: JobList };
@@ -586,4 +587,23 @@ export interface TraceBody {
 export interface VerdictBody {
   text: string;
   liked: boolean;
+}
+
+export interface WordFound {
+  text: string;
+  probability: number;
+}
+
+export interface Words {
+  words: WordFound[];
+  found: number;
+  total: number;
+  covered: number;
+}
+
+export interface WordsBody {
+  model: string;
+  text?: string;
+  n?: number;
+  among?: string[];
 }

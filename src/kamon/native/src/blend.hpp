@@ -204,6 +204,14 @@ inline void mix_logits(const Ngram& ngram, int order, const int32_t* context, in
   }
 }
 
+// Turns probabilities after a context into those of the mixture.
+inline void mix_probabilities(const Ngram& ngram, int order, const int32_t* context, int64_t size,
+                              double weight, double* row) {
+  std::vector<double> p(static_cast<size_t>(ngram.vocab_size));
+  ngram.probabilities(order, context, size, p.data());
+  for (int o = 0; o < ngram.vocab_size; o++) row[o] = weight * row[o] + (1 - weight) * p[size_t(o)];
+}
+
 // out = log(weight · eᵃ + (1 − weight) · eᵇ), number by number, without overflow or underflow.
 inline void mix_logprobs(int64_t n, double weight, const double* a, const double* b, double* out) {
   for (int64_t i = 0; i < n; i++) {

@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "branches.hpp"
 #include "documents.hpp"
 #include "engine.hpp"
 #include "mersenne.hpp"
@@ -13,6 +14,7 @@ namespace {
 
 Engine& as_engine(void* handle) { return *static_cast<Engine*>(handle); }
 Decoder& as_decoder(void* handle) { return *static_cast<Decoder*>(handle); }
+Branches& as_branches(void* handle) { return *static_cast<Branches*>(handle); }
 Ngram& as_ngram(void* handle) { return *static_cast<Ngram*>(handle); }
 
 // Returns the new object that `make` returns, or null if there is too little memory.
@@ -314,6 +316,24 @@ API(void, kamon_uniforms)(uint64_t seed, uint64_t first, int64_t n, uint64_t pos
   }
 }
 
+// Returns null if there is no memory.
+API(void*, kamon_branches_create)(void* handle) {
+  return made_or_null([&] { return new Branches(as_engine(handle)); });
+}
+
+API(void, kamon_branches_destroy)(void* handle) { delete static_cast<Branches*>(handle); }
+
+// rows: n rows of probabilities. See Branches::push.
+API(int, kamon_branches_push)(void* handle, int n, const int32_t* parents, const int32_t* tokens,
+                              double* rows) {
+  return error_of([&] {
+    FlushToZero flush;
+    Branches& branches = as_branches(handle);
+    const std::lock_guard<std::mutex> lock(branches.mutex);
+    return branches.push(n, parents, tokens, rows);
+  });
+}
+
 // items: of 4 or 8 bytes each.
 API(void, kamon_shuffle)(uint32_t* state, uint32_t n, void* items, int bytes) {
   Mersenne rng(state);
@@ -467,6 +487,25 @@ API(int, kamon_mix_logits)(void* handle, int order, const int32_t* context, int6
     if (!ngram.has(order, order)) return Error::index;
     if (!ngram.knows(context, size)) return Error::token;
     mix_logits(ngram, order, context, size, weight, logits);
+    return Error::none;
+  });
+}
+
+API(int, kamon_ngram_sort)(void* handle) {
+  return error_of([&] {
+    as_ngram(handle).sort();
+    return Error::none;
+  });
+}
+
+// row: p of each token after the context. They become those of the mixture.
+API(int, kamon_mix_probabilities)(void* handle, int order, const int32_t* context, int64_t size,
+                                  double weight, double* row) {
+  const Ngram& ngram = as_ngram(handle);
+  return error_of([&] {
+    if (!ngram.has(order, order)) return Error::index;
+    if (!ngram.knows(context, size)) return Error::token;
+    mix_probabilities(ngram, order, context, size, weight, row);
     return Error::none;
   });
 }

@@ -7,8 +7,10 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
@@ -36,6 +38,7 @@ struct Level {
   std::vector<Gram> grams;
   std::vector<Followers> followers[2];  // by the number of the context
   double discounts[2][4];               // by the count, 3 for all larger ones
+  std::vector<uint32_t> begins, members;  // the k-grams of each context, after `sort`
 
   uint32_t find(uint32_t context, uint32_t token) const {
     return slots.empty() ? NO_GRAM : slots[slot(context, token)];
@@ -71,6 +74,15 @@ struct Level {
   // p of the last token of `gram`, which may be NO_GRAM, from its p after the shorter context.
   double interpolate(CountKind kind, uint32_t context, uint32_t gram, double p) const {
     return kept(kind, context) * p + share(kind, context, gram);
+  }
+
+  // Fills `begins` and `members`.
+  void sort(uint32_t num_contexts) {
+    members = by_context_and_token(num_contexts);
+    std::vector<uint32_t> ends(size_t(num_contexts) + 1);
+    for (const Gram& gram : grams) ends[gram.context + 1]++;
+    for (size_t i = 1; i < ends.size(); i++) ends[i] += ends[i - 1];
+    begins = std::move(ends);
   }
 
   // The numbers of all k-grams in this order.
@@ -231,10 +243,31 @@ class Ngram {
       for (int j = 1; j < k && seen != NO_GRAM; j++)
         seen = levels[j - 1].find(seen, uint32_t(context[size - k + j]));
       if (seen == NO_GRAM || !level.followers[LONGEST][seen].total) return;
-      for (int token = 0; token < vocab_size; token++)
-        out[token] = level.interpolate(k == order ? LONGEST : SHORTER, seen,
-                                       level.find(seen, uint32_t(token)), out[token]);
+      const CountKind counted = k == order ? LONGEST : SHORTER;
+      if (!is_sorted) {
+        for (int token = 0; token < vocab_size; token++)
+          out[token] =
+              level.interpolate(counted, seen, level.find(seen, uint32_t(token)), out[token]);
+        continue;
+      }
+      const double kept = level.kept(counted, seen);
+      for (int token = 0; token < vocab_size; token++) out[token] *= kept;
+      for (uint32_t i = level.begins[seen]; i < level.begins[seen + 1]; i++) {
+        const uint32_t gram = level.members[i];
+        out[level.grams[gram].token] += level.share(counted, seen, gram);
+      }
     }
+  }
+
+  // Makes `probabilities` faster, but needs as long as some hundred calls of it.
+  void sort() {
+    std::call_once(once, [&] {
+      for (size_t k = 0; k < levels.size(); k++) {
+        const uint32_t num_contexts = k ? uint32_t(levels[k - 1].grams.size()) : 1;
+        levels[k].sort(num_contexts);
+      }
+      is_sorted = true;
+    });
   }
 
   int64_t num_grams(int order) const {
@@ -276,6 +309,8 @@ class Ngram {
   }
 
  private:
+  std::once_flag once;
+  std::atomic<bool> is_sorted{false};
   std::vector<Level> levels;
   int64_t num_tokens = 0;
   int order() const { return int(levels.size()); }

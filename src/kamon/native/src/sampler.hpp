@@ -33,35 +33,27 @@ class Sampler {
   }
 
   // Every lane reads its input. Then `logit` has the logits of the token after it.
-  void push() {
-    const Columns columns{NUM_LANES, NUM_LANES};
-    const int n_embd = shape.n_embd;
-    const size_t row = size_t(n_embd) * NUM_LANES;
-    Real* x = workspace.x.data;
-    workspace.columns = columns;
-    fill_chunk();
-    const int now = start_round();
-    embed(model, workspace.chunk, x, columns);
-    rmsnorm(n_embd, x, workspace.normed0.data, workspace.scale0.data, columns);
-    std::memcpy(x, workspace.normed0.data, sizeof(Real) * row);
-    for (int i = 0; i < shape.n_layer; i++) {
-      auto& layer = workspace.layers[i];
-      Real *normed1 = layer.normed1.data, *normed2 = layer.normed2.data, *qkv = layer.qkv.data;
-      Real *layer_heads = layer.heads.data, *hidden = layer.hidden.data;
-      Real* layer_keys = keys.data + size_t(i) * shape.block_size * row;
-      Real* layer_values = values.data + size_t(i) * shape.block_size * row;
-      rmsnorm(n_embd, x, normed1, layer.scale1.data, columns);
-      linear<Epilogue::set>(3 * n_embd, layout.wqkv(i), model, normed1, qkv, columns);
-      std::memcpy(layer_keys + now * row, qkv + row, sizeof(Real) * row);
-      std::memcpy(layer_values + now * row, qkv + 2 * row, sizeof(Real) * row);
-      attend(qkv, layer_keys, layer_values, layer_heads);
-      linear<Epilogue::add>(n_embd, layout.wo(i), model, layer_heads, x, columns);
-      rmsnorm(n_embd, x, normed2, layer.scale2.data, columns);
-      linear<Epilogue::relu>(shape.n_hidden, layout.fc1(i), model, normed2, hidden, columns);
-      linear<Epilogue::add>(n_embd, layout.fc2(i), model, hidden, x, columns);
+  void push() { read(start_round()); }
+
+  // Does the same for lanes that are all at this position, with the keys of positions before it in
+  // the slots of these numbers. Calls of `push` and `push_at` must not be mixed.
+  void push_at(int place) {
+    std::fill_n(position, NUM_LANES, place);
+    num_keys = round_up(place + 1, BLOCK);
+    for (int n = 0; n < num_keys; n++) {
+      age[n] = n - 1;
+      slot[n] = std::min(n, shape.block_size - 1);
     }
-    linear<Epilogue::set>(shape.vocab_size, layout.lm_head(), model, x, workspace.logits.data,
-                          columns);
+    read(place);
+  }
+
+  // The keys and values of one position of a lane are so many numbers.
+  size_t state_size() const { return 2 * size_t(shape.n_layer) * shape.n_embd; }
+  void save(int place, int lane, Real* out) const {
+    each_state(place, lane, [&](const Real& number) { *out++ = number; });
+  }
+  void restore(int place, int lane, const Real* from) {
+    each_state(place, lane, [&](Real& number) { number = *from++; });
   }
 
   int block_size() const { return shape.block_size; }
@@ -147,6 +139,47 @@ class Sampler {
   std::vector<int> age, slot;  // of each key: rounds since it was made (−1: the first), its slot
   int num_keys = 0;
   int64_t round = 0;
+
+  // Reads the inputs. Their keys and values go into slot `now`.
+  void read(int now) {
+    const Columns columns{NUM_LANES, NUM_LANES};
+    const int n_embd = shape.n_embd;
+    const size_t row = size_t(n_embd) * NUM_LANES;
+    Real* x = workspace.x.data;
+    workspace.columns = columns;
+    fill_chunk();
+    embed(model, workspace.chunk, x, columns);
+    rmsnorm(n_embd, x, workspace.normed0.data, workspace.scale0.data, columns);
+    std::memcpy(x, workspace.normed0.data, sizeof(Real) * row);
+    for (int i = 0; i < shape.n_layer; i++) {
+      auto& layer = workspace.layers[i];
+      Real *normed1 = layer.normed1.data, *normed2 = layer.normed2.data, *qkv = layer.qkv.data;
+      Real *layer_heads = layer.heads.data, *hidden = layer.hidden.data;
+      Real* layer_keys = keys.data + size_t(i) * shape.block_size * row;
+      Real* layer_values = values.data + size_t(i) * shape.block_size * row;
+      rmsnorm(n_embd, x, normed1, layer.scale1.data, columns);
+      linear<Epilogue::set>(3 * n_embd, layout.wqkv(i), model, normed1, qkv, columns);
+      std::memcpy(layer_keys + now * row, qkv + row, sizeof(Real) * row);
+      std::memcpy(layer_values + now * row, qkv + 2 * row, sizeof(Real) * row);
+      attend(qkv, layer_keys, layer_values, layer_heads);
+      linear<Epilogue::add>(n_embd, layout.wo(i), model, layer_heads, x, columns);
+      rmsnorm(n_embd, x, normed2, layer.scale2.data, columns);
+      linear<Epilogue::relu>(shape.n_hidden, layout.fc1(i), model, normed2, hidden, columns);
+      linear<Epilogue::add>(n_embd, layout.fc2(i), model, hidden, x, columns);
+    }
+    linear<Epilogue::set>(shape.vocab_size, layout.lm_head(), model, x, workspace.logits.data,
+                          columns);
+  }
+
+  // Calls visit(number) for each key and value of one position of a lane.
+  template <class Visit>
+  void each_state(int place, int lane, const Visit& visit) const {
+    for (int i = 0; i < shape.n_layer; i++)
+      for (Real* cache : {keys.data, values.data}) {
+        const size_t row = (size_t(i) * shape.block_size + place) * shape.n_embd;
+        for (int f = 0; f < shape.n_embd; f++) visit(cache[(row + f) * NUM_LANES + lane]);
+      }
+  }
 
   void fill_chunk() {
     Chunk& chunk = workspace.chunk;

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -226,6 +225,33 @@ class Completions(BaseModel):
     completions: list[CompletionFound]
 
 
+class WordsBody(ApiModel):
+    """text: with a gap `____`, or the beginning of a text. among: if given, only these words."""
+
+    model: ModelId
+    text: ShortText = ""
+    n: Annotated[int, Field(ge=1, le=LIMITS.completions)] = 10
+    among: list[Annotated[str, Field(max_length=100)]] = Field(default=[], max_length=100)
+
+
+class WordFound(BaseModel):
+    text: str
+    probability: float
+
+
+class Words(BaseModel):
+    """The most probable words for the gap or the end of a text.
+
+    found: number of words found, including those after the first n. total: the sum of the
+    probabilities of all of them. covered: the same without the text after the gap.
+    """
+
+    words: list[WordFound]
+    found: int
+    total: float
+    covered: float
+
+
 class ScoreBody(ApiModel):
     """unknown: what to do with a text that has characters that the model does not know. given:
     values under which to score, as for samples. by: a given column whose values are compared."""
@@ -376,6 +402,25 @@ async def complete(body: CompleteBody, context: Context) -> Completions:
         result = completion.complete(model, body.prefix, body.n)
         documents = [CompletionFound(**document._asdict()) for document in result.documents]
         return Completions(exact=result.num_exact, completions=documents)
+
+    return await context.use(body.model, search)
+
+
+@router.post("/words")
+async def words(body: WordsBody, context: Context) -> Words:
+    """Return the most probable words for a gap, or for the end of a text."""
+
+    def search(model: Model, _entry: Entry, _stop: Stop) -> Words:
+        if completion.word_gap(body.text) or body.among:
+            result = completion.fill_words(model, body.text, body.n, among=body.among)
+        else:
+            result = completion.complete_words(model, body.text, body.n)
+        return Words(
+            words=[WordFound(**word._asdict()) for word in result.words],
+            found=result.num_found,
+            total=result.total,
+            covered=result.covered,
+        )
 
     return await context.use(body.model, search)
 

@@ -159,6 +159,8 @@ export const sample = (body, signal) => call("POST /sample", { body, signal });
 export const score = async (body, signal) => (await call("POST /score", { body, signal })).scores;
 /** @param {BodyOf<"POST /next-token">} body @param {AbortSignal} [signal] */
 export const nextToken = (body, signal) => call("POST /next-token", { body, signal });
+/** @param {BodyOf<"POST /words">} body @param {AbortSignal} [signal] */
+export const words = (body, signal) => call("POST /words", { body, signal });
 /** @param {BodyOf<"POST /trace">} body @param {AbortSignal} [signal] */
 export const trace = (body, signal) => call("POST /trace", { body, signal });
 /** @param {BodyOf<"POST /graph">} body @param {AbortSignal} [signal] */

@@ -7,6 +7,7 @@ import { button, field, h, append } from "./dom.js";
 import { keptPanel } from "./kept.js";
 import { LetterPanel } from "./letter_panel.js";
 import { givenFields } from "./given.js";
+import { WordsPanel, hasWords } from "./words_panel.js";
 import { change, numberIn } from "./state.js";
 
 /**
@@ -105,6 +106,7 @@ export async function show(context, model) {
       "The bars show how likely each next letter is. Choose one yourself, or let the model sample.",
     ),
     letters.node,
+    hasWords(model, known) && new WordsPanel(context, model, known).node,
     batch && batch.node,
     Object.keys(model.given).length > 0 && classPanel(context, model),
     batch && keptPanel(context),
