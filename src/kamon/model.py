@@ -231,7 +231,7 @@ class Model:
     ) -> SampleResult:
         """Return the samples of `sample`, their numbers, and how many samples Kamon tried.
 
-        should_stop: can end a search for samples, see `kamon.generation.constraints.find`.
+        should_stop: called with the number of samples tried. If true, you get those found so far.
         """
         n = require_int("the number of samples", n, 0)
         chosen_settings: dict[str, Any] = {"temperature": temperature, "seed": seed}
@@ -248,9 +248,8 @@ class Model:
         if self.writes_text:
             from kamon.generation.text import sample_continuations
 
-            return SampleResult(
-                sample_continuations(self.engine, self.tokenizer, request, chosen), range(n), n
-            )
+            texts = sample_continuations(self.engine, self.tokenizer, request, chosen, should_stop)
+            return SampleResult(texts, range(len(texts)), len(texts))
         tokenizer = plain_tokenizer(self.tokenizer) if self.training.given else self.tokenizer
         return find(self.under(given), tokenizer, request, chosen, lambda: self.docs, should_stop)
 

@@ -325,10 +325,10 @@ def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character
         warn(f"{unfinished} of {len(sizes)} have no end: the model did not end them in {limit}")
 
 
-def say_left_out(result: SampleResult, n: int, option: str) -> None:
+def say_left_out(result: SampleResult, n: int, option: str, *, stopped: bool = False) -> None:
     """Print how many candidates were left out, and whether there are fewer than n samples.
 
-    option: what includes copies and duplicates.
+    option: what includes copies and duplicates. stopped: whether a signal ended the search.
     """
     found, tried = len(result.texts), result.num_candidates
     copies, duplicates = result.num_copies, result.num_duplicates
@@ -341,7 +341,9 @@ def say_left_out(result: SampleResult, n: int, option: str) -> None:
         say(f"Left out {' and '.join(parts)} ({option} includes them)")
     if found < n:
         why, hint = f"no more of {count(tried, 'candidate')} satisfy the conditions", None
-        if result.complete:
+        if stopped:
+            why = "stopped"
+        elif result.complete:
             why = "no other entry satisfies the conditions"
         elif parts and found + copies + duplicates == tried:
             why, hint = "all other candidates were left out", "try a higher --temperature"

@@ -33,6 +33,7 @@ from kamon.cli.settings import (
     chosen_engine,
     reading,
 )
+from kamon.cli.stop import stop_on_signals
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ def run(args: Args) -> int:
     if not args.copies and "prompt" not in conditions:
         conditions |= new_entries(model)
     how = {"temperature": args.temperature, "seed": args.seed, "given": given_of(args)}
-    result = model.generate(n, **how, **conditions)
+    with stop_on_signals("without the samples") as stop:
+        result = model.generate(n, should_stop=stop.asked, **how, **conditions)
+    stopped = stop.code(finished=len(result.texts) == n)
     if warning := model.prompt_warning(conditions.get("prompt")):
         warn(*warning)
     if args.json and is_text:
@@ -144,10 +147,10 @@ def run(args: Args) -> int:
         if num_empty := result.texts.count(""):
             num = f"{num_empty:,} of {len(result.texts):,}"
             warn(f"{num} samples are empty")
-    say_left_out(result, n, "--copies")
+    say_left_out(result, n, "--copies", stopped=bool(stopped))
     if not is_text:
         say_other_case(model, conditions)
-    return 0 if result.texts or not n else 1
+    return stopped or (0 if result.texts or not n else 1)
 
 
 def given_of(args: Args) -> Any:

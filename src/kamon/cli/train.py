@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +51,7 @@ from kamon.cli.settings import (
     settings,
     values,
 )
+from kamon.cli.stop import LAST_CHECKPOINT, Stop, code_of_run, stop_on_signals
 from kamon.config import Config
 from kamon.engines.base import has_fused_ops
 from kamon.engines.distributed import check_engine, get_group, restarted, this_rank
@@ -149,12 +147,12 @@ def run(args: Args) -> int:
         output = "model" if args.output is None else args.output
         engine = check_new(args, output)
     source = open_source(args, chosen.get("mode", "documents"))
-    with stop_on_signals() as stop:
+    with stop_on_signals(LAST_CHECKPOINT) as stop:
         model = train_model(args, source, output, chosen, engine, stop)
     # Share the signal among the ranks, and let none exit before rank 0 has saved. Otherwise
     # torchrun would see a failure.
     stop.signal = int(get_group().all_reduce_max(stop.signal or 0)) or None
-    stopped = stop.code(model)
+    stopped = code_of_run(stop, model)
     if model.metrics and not rank:
         show_result(args, model, output, stopped)
     return stopped
@@ -248,7 +246,7 @@ def train_model(
             "checkpoint_every": args.checkpoint_every,
             "on_start": on_start,
             "on_progress": on_progress,
-            "should_stop": lambda: stop.signal is not None,
+            "should_stop": stop.asked,
         }
         if args.resume is not None:
             engine = values(args, "threads", "device", "compile")
@@ -479,41 +477,3 @@ def losses_of_parts(model: Model, losses: ValidationRecord | CrossValidationReco
 
 def final_loss(metrics: Sequence[dict[str, float]]) -> float:
     return recent([line["loss"] for line in metrics])
-
-
-@dataclass
-class Stop:
-    """The signal that asked the run to stop, if any."""
-
-    signal: int | None = None
-
-    def code(self, model: Model) -> int:
-        """Return the exit code: 0 if the run was finished when the signal came."""
-        if not model.metrics:
-            say("Stopped before the first step: there is nothing to save")
-        return 0 if self.signal is None or model.training.finished else 128 + self.signal
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Make the first Ctrl-C or SIGTERM stop and save the run, and the second one quit at once."""
-    stop = Stop()
-
-    def on_signal(number: int, _frame: types.FrameType | None) -> None:
-        if stop.signal is not None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 + number)
-        stop.signal = number
-        again = "press Ctrl-C" if number == signal.SIGINT else "send the signal"
-        say(f"\nStopping: {again} again to quit now with the last checkpoint")
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored signals stay ignored
-            before[number] = signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

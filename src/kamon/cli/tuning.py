@@ -25,7 +25,7 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_engine, add_json, add_settings, chosen_engine, settings, values
-from kamon.cli.train import stop_on_signals
+from kamon.cli.stop import LAST_CHECKPOINT, code_of_run, stop_on_signals
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -146,11 +146,11 @@ def run(
         model_dir.check_target(output, overwrite=args.overwrite)
         engine = chosen_engine(args)
     line = live or LiveLine()
-    with stop_on_signals() as stop, progress_bar(line.show) as on_progress:
+    with stop_on_signals(LAST_CHECKPOINT) as stop, progress_bar(line.show) as on_progress:
         how = {
             "checkpoint_every": args.checkpoint_every,
             "on_progress": on_progress,
-            "should_stop": lambda: stop.signal is not None,
+            "should_stop": stop.asked,
             "on_start": say_start,
             **callbacks,
         }
@@ -158,7 +158,7 @@ def run(
             model = resume(args.resume, **engine, **how)
         else:
             model = begin(output=output, overwrite=args.overwrite, **engine, **how)
-    code = stop.code(model)
+    code = code_of_run(stop, model)
     if model.metrics:
         say_end(model, output)
         if code:

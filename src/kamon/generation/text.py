@@ -57,11 +57,14 @@ def continue_text(
     u: Callable[[int], float],
     conditions: GenerationConstraints | None = None,
     tokenizer: Tokenizer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Return up to `length` tokens after the prompt. BOS, which separates documents, ends the text.
 
-    u: returns the random number for each token by its number. tokenizer: if given, only tokens that
-    a text can have.
+    Args:
+        u: returns the random number for each token by its number.
+        tokenizer: if given, only tokens that a text can have.
+        should_stop: called before each token. If true, the text ends.
     """
     conditions = conditions or GenerationConstraints()
     size = model.config.block_size
@@ -69,6 +72,8 @@ def continue_text(
     decoder, room = model.decoder(), size
     waiting = tokens[-size:]  # tokens that the decoder has not read
     for number in range(length):
+        if should_stop():
+            break
         if len(waiting) > room:
             decoder, room = model.decoder(), size
             waiting = tokens[-max(1, size // 2) :]
@@ -91,15 +96,25 @@ def sample_continuations(
     tokenizer: Tokenizer,
     request: SampleRequest,
     conditions: GenerationConstraints,
+    should_stop: Callable[[int], bool] = lambda done: False,  # noqa: ARG005
 ) -> list[str]:
-    """Return `request.n` texts, each with its prefix. Text i depends only on (seed, i)."""
+    """Return `request.n` texts, each with its prefix. Text i depends only on (seed, i).
+
+    should_stop: called before each token with the number of whole texts. If true, the last text
+        ends there.
+    """
     check_conditions(conditions)
     length = LENGTH if conditions.length is None else conditions.length
     check_room(request.n, min(length, MAX_LENGTH))
     prompt = prompt_of(tokenizer, conditions.prefix)
-    draw_with = partial(continue_text, model, request.bos, prompt, length, request.temperature)
-    texts = []
+    draw_with = partial(
+        *(continue_text, model, request.bos, prompt, length, request.temperature),
+        should_stop=lambda: should_stop(len(texts)),
+    )
+    texts: list[str] = []
     for index in range(request.first, request.first + request.n):
+        if should_stop(len(texts)):
+            break
         draw = partial(draw_with, partial(uniform, request.seed, index), conditions)
         tokens, _ = as_text(tokenizer, draw(), length, partial(draw, tokenizer))
         whole = [*prompt, *tokens] if conditions.prefix else tokens
