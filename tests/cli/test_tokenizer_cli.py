@@ -22,7 +22,7 @@ from kamon.evaluation import introspection
 from kamon.evaluation.evaluate import evaluate
 from kamon.evaluation.nearest import logprobs
 from kamon.evaluation.score import score
-from kamon.generation.constraints import GenerationConstraints, constrained_document, one_by_one
+from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest
 from kamon.generation.search import Wildcard, search
 from kamon.model import Model, load
@@ -240,9 +240,8 @@ def test_the_prefix_of_samples_may_end_inside_a_token(model: Model) -> None:
     assert all(text.startswith("th") for text in found)
     first = softmax(model.engine.decoder().push(tokenizer.bos))
     shares = {tokens: first[tokens[0]] for tokens in openings if len(tokens) == 1}
-    request = SampleRequest(1200, 1.0, 5, tokenizer.bos)
-    candidates = one_by_one(model.engine, tokenizer, request, GenerationConstraints(prefix="th"))
-    drawn = Counter(tuple(tokenizer.encode(next(candidates)[0])[:1]) for _ in range(1200))
+    many = model.sample(1200, prefix="th", temperature=1.0, seed=5)
+    drawn = Counter(tuple(tokenizer.encode(text)[:1]) for text in many)
     for tokens, share in shares.items():
         expected = share / math.exp(logprob_of_prefix(model.engine, tokenizer, "th"))
         assert drawn[tokens] / 1200 == pytest.approx(expected, abs=0.05)
@@ -275,15 +274,8 @@ def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
 
     given = GenerationConstraints(min_len=3, max_len=tokenizer.chars_per_token[long])
     request = SampleRequest(1, 0.0, 0, tokenizer.bos)
-    tokens = constrained_document(
-        Once(),
-        request,
-        lambda _: 0.5,
-        given,
-        [],
-        tokenizer,  # type: ignore[arg-type]
-    )
-    assert tokens == [long]
+    found = find(Once(), tokenizer, request, given, list)  # type: ignore[arg-type]
+    assert found.texts == [tokenizer.decode([long])]
 
 
 def test_completions_are_those_of_the_tokenizer(model: Model) -> None:

@@ -364,7 +364,8 @@ def test_the_original_trace(
     final = [float.fromhex(number) for number in trace["final"]]
     assert list(run.engine.state()["params"]) == pytest.approx(final, abs=10 * bound)
     bos, rng = run.tokenizer.bos, run.rng
-    samples = [sample_document(run.engine, bos, 0.5, lambda _: rng.random()) for _ in range(20)]
+    request = SampleRequest(20, 0.5, 42, bos)
+    samples = [sample_document(run.engine, request, lambda _: rng.random()) for _ in range(20)]
     assert [run.tokenizer.decode(tokens) for tokens in samples] == trace["samples"]
 
 

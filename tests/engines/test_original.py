@@ -20,7 +20,7 @@ from helpers import original
 from kamon.config import Config
 from kamon.data import builtin, corpus
 from kamon.engines.factory import EngineSpec
-from kamon.generation.sampling import sample_document
+from kamon.generation.sampling import SampleRequest, sample_document
 from kamon.training.data import as_given
 from kamon.training.loop import pretrain
 from kamon.training.setup import build_setup
@@ -103,7 +103,8 @@ def test_the_whole_trace() -> None:
     assert list(losses) == trace["losses"]
     assert run.engine.state()["params"] == floats(trace["final"])
     bos, rng = run.tokenizer.bos, run.rng
-    samples = [sample_document(run.engine, bos, 0.5, lambda _: rng.random()) for _ in range(20)]
+    request = SampleRequest(20, 0.5, 42, bos)
+    samples = [sample_document(run.engine, request, lambda _: rng.random()) for _ in range(20)]
     assert [run.tokenizer.decode(tokens) for tokens in samples] == trace["samples"]
 
 

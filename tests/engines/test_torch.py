@@ -309,7 +309,8 @@ def test_the_original_trace(dtype: str, bound: float) -> None:
     losses = pretrain(run.engine, run.docs, run.config)
     assert max(abs(a - b) for a, b in zip(losses, trace["losses"], strict=True)) <= bound
     bos, rng = run.tokenizer.bos, run.rng
-    samples = [sample_document(run.engine, bos, 0.5, lambda _: rng.random()) for _ in range(20)]
+    request = SampleRequest(20, 0.5, 42, bos)
+    samples = [sample_document(run.engine, request, lambda _: rng.random()) for _ in range(20)]
     assert [run.tokenizer.decode(tokens) for tokens in samples] == trace["samples"]
 
 

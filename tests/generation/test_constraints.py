@@ -28,16 +28,15 @@ from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation.nearest import NearestDocument, common_subsequence, logprobs, positions
 from kamon.generation import constraints
 from kamon.generation.automaton import ALL, Automaton, sequence, words
-from kamon.generation.constraints import (
-    GenerationConstraints,
-    allowed,
-    filter_of,
-    find,
-    make_constraints,
-    truncated_document,
-)
+from kamon.generation.constraints import GenerationConstraints, filter_of, find, make_constraints
 from kamon.generation.lookahead import Contexts, guided_document, make_guide, unroll
-from kamon.generation.sampling import LanguageModel, SampleRequest, sample
+from kamon.generation.sampling import (
+    LanguageModel,
+    SampleRequest,
+    allowed,
+    numbered_document,
+    sample,
+)
 from kamon.model import Model, load
 from kamon.native import library
 from kamon.ngrams.reference import train_ngram
@@ -100,7 +99,7 @@ def kept(
     logits: Sequence[float], temperature: float, given: GenerationConstraints, without: int = -1
 ) -> list[int]:
     tokens = [token for token in range(len(logits)) if token != without]
-    return allowed(temperature, given, logits, tokens)
+    return allowed(logits, tokens, temperature, given.top_k, given.top_p)
 
 
 @given(LOGITS, st.integers(1, 9))
@@ -143,10 +142,10 @@ def test_the_steps_are_those_of_a_literal_computation(
     seed: int, temperature: float, top_k: int
 ) -> None:
     """Every token of every document: p of what top_k rules out is 0, the rest is renormalised."""
-    engine, given = tiny(seed), GenerationConstraints(top_k=top_k)
-    request = SampleRequest(8, temperature, 3, BOS)
+    engine = tiny(seed)
+    request = SampleRequest(8, temperature, 3, BOS, top_k=top_k)
     for index in range(8):
-        found = truncated_document(engine, request, index, given, CHARS)
+        found = numbered_document(engine, request, index)
         decoder, read = engine.decoder(), BOS
         for position in range(6):
             logits = list(decoder.push(read))

@@ -8,7 +8,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -43,7 +42,7 @@ from kamon.generation.lookahead import (
     survey,
     unroll,
 )
-from kamon.generation.sampling import LanguageModel, SampleRequest, probabilities
+from kamon.generation.sampling import LanguageModel, SampleRequest, numbered_document, probabilities
 from kamon.native import library
 from kamon.ngrams.native import count_ngram
 from kamon.tokenizers.bpe import BytePairTokenizer
@@ -194,7 +193,7 @@ def test_contexts_know_the_longest_known_tokens() -> None:
     decoder = model.decoder()
     logits = [decoder.push(token) for token in (BOS, 0)]
     request = SampleRequest(200, 1.0, 5, BOS)
-    guided_documents(model, request, make_guide(trellis_of(".+"), contexts), None, contexts)
+    guided_documents(model, request, make_guide(trellis_of(".+"), contexts), contexts)
     p = contexts.probabilities()
     for context, each in zip((0, walk(guide, [0])[1]), logits, strict=True):
         row = p[context * CHARS.vocab_size :][: CHARS.vocab_size]
@@ -232,19 +231,22 @@ def test_weights_are_exact(regex: str, seed: int, temperature: float) -> None:
 
 @needs_native
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(REGEXES), st.integers(0, 99), st.booleans(), st.sampled_from([0.3, 1.0]))
+@given(
+    *(st.sampled_from(REGEXES), st.integers(0, 99), st.booleans(), st.sampled_from([0.3, 1.0])),
+    *(st.none() | st.integers(1, 5), st.sampled_from([1.0, 0.9, 0.4])),
+)
 def test_native_documents_are_those_of_python(
-    regex: str, seed: int, blend: bool, temperature: float
+    regex: str, seed: int, blend: bool, temperature: float, top_k: int | None, top_p: float
 ) -> None:
     model: Any = blended(seed) if blend else tiny(seed, "native")
     guide, contexts = taught(model, regex)
     counted, again = Contexts(CHARS.vocab_size, ROOM), Contexts(CHARS.vocab_size, ROOM)
     for each in (counted, again):
         each.__dict__.update({**contexts.__dict__, "sums": array("d", [0.0] * len(contexts.sums))})
-    request = SampleRequest(300, temperature, seed, BOS, 3)
-    docs, weights = guided_documents(model, request, guide, None, counted)
+    request = SampleRequest(300, temperature, seed, BOS, 3, top_k=top_k, top_p=top_p)
+    docs, weights = guided_documents(model, request, guide, counted)
     for number, document in enumerate(docs, 3):
-        tokens, weight = guided_document(model, request, guide, number, None, again)
+        tokens, weight = guided_document(model, request, guide, number, again)
         assert list(document) == tokens
         assert weights[number - 3] == pytest.approx(weight, rel=1e-9)
     assert counted.sums == pytest.approx(again.sums, rel=1e-9)
@@ -330,18 +332,20 @@ def test_limit() -> None:
     assert limit_of([*weights[:150], 11.0], 0.05) == 11
 
 
-def test_top_k_takes_over_the_probability_of_what_it_leaves_out() -> None:
-    """Without other conditions, guided documents are those of the sampler with top_k."""
-    model, request = tiny(2), SampleRequest(1, 1.0, 5, BOS)
-    chosen = make_constraints({"top_k": 2})
-    truncate = partial(constraints.allowed, 1.0, chosen)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 4), st.sampled_from([1.0, 0.9, 0.5]))
+def test_top_k_takes_over_the_probability_of_what_it_leaves_out(
+    seed: int, top_k: int, top_p: float
+) -> None:
+    """Without other conditions, guided documents are those of the sampler with top_k and top_p."""
+    model = tiny(seed)
+    request = SampleRequest(1, 1.0, 5, BOS, top_k=top_k, top_p=top_p)
     everything = unroll(Automaton(ALL), CHARS, ROOM)
     assert everything
     guide = make_guide(everything, Contexts(CHARS.vocab_size, ROOM))
     for number in range(30):
-        tokens, weight = guided_document(model, request, guide, number, truncate)
-        expected = constraints.truncated_document(model, request, number, chosen, CHARS)
-        assert (tokens, weight) == (expected, pytest.approx(1))
+        found = guided_document(model, request, guide, number)
+        assert found == (numbered_document(model, request, number), pytest.approx(1))
 
 
 @needs_native
@@ -399,16 +403,18 @@ def test_arrays_that_do_not_fit() -> None:
         replace(good, positions=array("i", [9] * len(good.positions))),
     ):
         with pytest.raises(ValueError, match="index"):
-            engine.sample_guided(1, 1.0, 5, 0, bad, guide.chances)
+            engine.sample_guided(1, 1.0, 5, 0, None, 1.0, bad, guide.chances)
     with pytest.raises(ValueError, match="do not fit together"):
-        engine.sample_guided(1, 1.0, 5, 0, replace(good, ends=good.ends[1:]), guide.chances)
+        engine.sample_guided(
+            1, 1.0, 5, 0, None, 1.0, replace(good, ends=good.ends[1:]), guide.chances
+        )
 
 
 def test_candidates_are_counted_by_weight() -> None:
     """A candidate of weight w is w / limit samples on average, at a draw of its own."""
     model, request = tiny(7), SampleRequest(300, 1.0, 5, BOS)
     guide = replace(taught(model, ".*b")[0], limit=0.8)
-    found = list(guided_candidates(model, CHARS, request, [(guide, 200), (guide, 300)], None, 50))
+    found = list(guided_candidates(model, CHARS, request, [(guide, 200), (guide, 300)], 50))
     assert len(found) == 300
     times = 0.0
     for number, (text, size, copies) in enumerate(found):

@@ -21,8 +21,7 @@ from helpers.server import CHROMIUM, Server, serving
 from helpers.server import until as serving_until
 from kamon.engines.philox import uniform
 from kamon.engines.scalar import Value
-from kamon.generation.constraints import GenerationConstraints, allowed
-from kamon.generation.sampling import probabilities, sample_token
+from kamon.generation.sampling import allowed, probabilities, sample_token
 
 pytest.importorskip("uvicorn", reason="the server is in kamon[web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
@@ -128,11 +127,8 @@ def test_the_samplers_are_one(watched: Watched) -> None:
                 "seed": rng.choice([rng.randint(0, 2**64 - 1), -1, 42, 2**63]),
                 "index": rng.randint(0, 10**6),
                 "position": rng.randint(0, 300),
-                "bos": rng.randrange(size),
-                "length": rng.randint(0, 4),
                 "excluded": rng.sample(range(size), rng.randint(0, size // 3)),
                 "conditions": {
-                    "min_len": rng.randint(0, 2),
                     "top_k": rng.choice([None, 1, 3, 20]),
                     "top_p": rng.choice([1.0, 0.9, 0.5, 0.05]),
                 },
@@ -140,11 +136,10 @@ def test_the_samplers_are_one(watched: Watched) -> None:
         )
     wanted = []
     for c in cases:
-        c["excluded"] = [token for token in c["excluded"] if token != c["bos"]]
         logits, heat = c["logits"], c["temperature"]
         u = uniform(c["seed"], c["index"], c["position"])
-        conditions = GenerationConstraints(**c["conditions"])
-        stay = allowed(*(logits, heat, c["bos"], c["length"], conditions), set(c["excluded"]))
+        usual = [token for token in range(len(logits)) if token not in c["excluded"]]
+        stay = allowed(logits, usual, heat, **c["conditions"])
         token = stay[sample_token([logits[t] for t in stay], heat, u)] if stay else None
         wanted.append((u, probabilities(logits, heat), stay, token))
     page = watched.open("view=data")
@@ -153,7 +148,7 @@ def test_the_samplers_are_one(watched: Watched) -> None:
             const s = await import("/static/sampler.js");
             return JSON.parse(text).map((c) => {
                 const u = s.uniform(BigInt(c.seed), c.index, c.position);
-                const stay = s.allowed(c.logits, c.temperature, c.bos, c.length, c.conditions,
+                const stay = s.allowed(c.logits, c.temperature, c.conditions,
                     new Set(c.excluded));
                 const place = stay.length
                     ? s.choose(stay.map((t) => c.logits[t]), c.temperature, u) : null;

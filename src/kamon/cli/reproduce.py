@@ -96,14 +96,15 @@ def run(args: Args) -> None:
 
 def sample_and_show(run: TrainingSetup, show: bool) -> list[str]:
     """Return samples that use Python's random numbers in the same way as the original."""
-    from kamon.generation.sampling import sample_document
+    from kamon.generation.sampling import SampleRequest, sample_document
 
     samples = []
+    config, bos = run.config, run.tokenizer.bos
+    request = SampleRequest(NUM_SAMPLES, config.temperature, config.seed, bos)
     if show:
         print("\n--- inference (new, hallucinated names) ---")
     for number in range(1, NUM_SAMPLES + 1):
-        bos, temperature = run.tokenizer.bos, run.config.temperature
-        tokens = sample_document(run.engine, bos, temperature, lambda _: run.rng.random())
+        tokens = sample_document(run.engine, request, lambda _: run.rng.random())
         samples.append(run.tokenizer.decode(tokens))
         if show:
             print(f"sample {number:2d}: {samples[-1]}")

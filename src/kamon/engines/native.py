@@ -207,6 +207,8 @@ class NativeEngine:
         temperature: float,
         seed: int,
         first: int,
+        top_k: int | None,
+        top_p: float,
         guide: GuideArrays,
         chances: array[float],
         *,
@@ -227,7 +229,9 @@ class NativeEngine:
         tokens, offsets, weights = zeros(n * c.block_size, "i"), zeros(n + 1, "q"), zeros(n)
         error = self._run(
             *("sample_guided", len(tokens), None),
-            *(first, n, temperature, seed & MASK64, ngram.handle if ngram else None, weight),
+            *(first, n, temperature, seed & MASK64),
+            *(c.vocab_size if top_k is None else min(top_k, c.vocab_size), top_p),
+            *(ngram.handle if ngram else None, weight),
             *(*guide.arguments(), len(chances), address(chances, "d")),
             None if counts is None else address(counts, "d"),
             *(address(weights), address(tokens), address(offsets)),

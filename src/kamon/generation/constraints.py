@@ -19,8 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
-from itertools import accumulate, chain, combinations, count, islice
+from itertools import chain, combinations, islice
 from itertools import repeat as repeat_forever
 from typing import Any
 
@@ -28,7 +27,6 @@ from kamon.config import check_text, require_float, require_int, suggestion
 from kamon.data.documents import Documents, nfc
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
-from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
 from kamon.generation.automaton import (
     ALL,
@@ -45,9 +43,10 @@ from kamon.generation.automaton import (
     words,
 )
 from kamon.generation.blend import BlendedModel
-from kamon.generation.given import GivenModel
 from kamon.generation.lookahead import (
     Candidates,
+    Contexts,
+    Guide,
     Trellis,
     guided_candidates,
     guides_for,
@@ -62,13 +61,9 @@ from kamon.generation.sampling import (
     INVALID,
     LanguageModel,
     SampleRequest,
-    as_text,
     check_room,
-    prefill,
-    probabilities,
     sample,
     sample_texts,
-    sample_token,
 )
 from kamon.generation.search import Wildcard, parse
 from kamon.tokenizers.base import Tokenizer
@@ -81,6 +76,7 @@ MAX_BULK_TOKENS = 1 << 26  # at a time
 MAX_BULK_FLOPS = 7e10  # parameters times tokens of all candidates of a larger model
 MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens before `should_stop` is asked again
 MAX_FLOPS_AT_ONCE_SLOW = 2e6
+MAX_CANDIDATES = 1 << 40
 MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much memory
 MAX_SUBTRACTED = 100  # known documents that a guide leaves out
 MAX_CHARS = 100  # that tokens may spread over several ones: the most frequent ones
@@ -156,11 +152,6 @@ class GenerationConstraints:
                 raise ConfigError(f"min_len {self.min_len} is above max_len {self.max_len}")
             self.check_room(self.max_len, f"max_len {self.max_len}")
         self.terms()  # raises ConfigError
-
-    @property
-    def truncates(self) -> bool:
-        """Whether top_k or top_p rules out tokens. Kamon then makes documents one by one."""
-        return self.top_k is not None or self.top_p < 1
 
     def terms(self) -> dict[str, Term]:
         """Return the documents that each condition on the text allows, by its name and value."""
@@ -290,7 +281,13 @@ def find(
     check_room(n)
     # A document or an answer has no special token but the end.
     special = frozenset(tokenizer.special.values()) - {request.bos}
-    request = replace(request, prompt_tokens=before, excluded=special)
+    request = replace(
+        request,
+        prompt_tokens=before,
+        excluded=special,
+        top_k=conditions.top_k,
+        top_p=conditions.top_p,
+    )
     if replace(conditions, prompt=None) == GenerationConstraints():
         return without_conditions(model, tokenizer, request, room, should_stop)
     listed = Documents.of(docs() if conditions.novel else ())
@@ -362,18 +359,14 @@ def make_plan(
     room: int,
 ) -> Plan:
     """Return how to search. Raises ConfigError if no document fulfils the conditions."""
-    plain = plain_plan(model, tokenizer, request, conditions)
     if not conditions.terms():
-        return plain
-    fast = samples_fast(model) and not (conditions.truncates or request.excluded)
-    work = MAX_FLOPS_SURVEY if samples_fast(model) else MAX_FLOPS_SURVEY_SLOW
+        return plain_plan(model, tokenizer, request, room)
+    fast = guides_fast(model, request)
+    work = MAX_FLOPS_SURVEY if fast else MAX_FLOPS_SURVEY_SLOW
     effort = min(1.0 if fast else SLOW, num_at_once(model, work) / SURVEY)
-    learned = replace(request, n=max(10, int(effort * SURVEY)))
+    learned = replace(request, n=max(10, int(effort * SURVEY)), top_k=None, top_p=1.0)
     warm = replace(learned, temperature=1.0)
-    chars: set[str] = set()
-    if tokenizer.unit != "character":
-        texts = tokenizer.decode_documents(sample(model, pilot(warm, 0, warm.n)))
-        chars = {char for char, _ in Counter("".join(texts)).most_common(MAX_CHARS)} - {INVALID}
+    chars = spread_chars(model, tokenizer, warm)
     fits = filter_of(replace(conditions, exclude=()))
     known = {doc for doc in chain(listed, conditions.exclude) if fits(doc)}
     try:
@@ -382,28 +375,50 @@ def make_plan(
     except TooLarge:
         if tokenizer.unit == "character":
             raise
-        return plain
+        return plain_plan(model, tokenizer, request, room)
     assert everything
     if request.temperature >= COLD:
         contexts = survey(model, learned, everything, trellis)
-        if make_guide(trellis, contexts).share >= EASY and not conditions.truncates:
-            return replace(plain, most=most)
-        truncate = None
-        if conditions.truncates:
-            truncate = partial(allowed, request.temperature, conditions)
-        guides = guides_for(model, request, trellis, contexts, truncate, effort)
+        if make_guide(trellis, contexts).share >= EASY and not request.truncates:
+            return replace(plain_plan(model, tokenizer, request, room), most=most)
+        guides = guides_for(model, request, trellis, contexts, effort)
         first, end = next(guides)
         if first.limit > LEAST_WEIGHT:
-            at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
             guides = chain([(first, end)], guides)
-            candidates = guided_candidates(model, tokenizer, request, guides, truncate, at_once)
-            return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
+            return guided_plan(model, tokenizer, request, guides, most)
     # So cold that only the most probable document counts.
     guide = make_guide(trellis, survey(model, warm, everything, trellis))
     if request.temperature < COLD:
         request = replace(request, temperature=0.0)
     best = most_probable(model, tokenizer, request, guide, fits, known, effort)
     return Plan(repeat_forever(best), 1, most)
+
+
+def guides_fast(model: LanguageModel, request: SampleRequest) -> bool:
+    """Return whether the model makes many guided candidates in one call."""
+    return samples_fast(model) and not request.excluded
+
+
+def guided_plan(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    guides: Iterable[tuple[Guide, int]],
+    most: int | None = None,
+) -> Plan:
+    fast = guides_fast(model, request)
+    at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
+    candidates = guided_candidates(model, tokenizer, request, guides, at_once)
+    patience = 1 if request.top_k == 1 else patience_of(model) if fast else PATIENCE
+    return Plan(candidates, patience, most)
+
+
+def spread_chars(model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest) -> set[str]:
+    """Return characters that tokens may spread over several ones: see TokenStates."""
+    if tokenizer.unit == "character":
+        return set()
+    texts = tokenizer.decode_documents(sample(model, pilot(request, 0, request.n)))
+    return {char for char, _ in Counter("".join(texts)).most_common(MAX_CHARS)} - {INVALID}
 
 
 def trellis_of(
@@ -446,20 +461,19 @@ def num_at_once(model: LanguageModel, work: float) -> int:
 
 
 def plain_plan(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    request: SampleRequest,
-    conditions: GenerationConstraints,
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, room: int
 ) -> Plan:
-    """Return a plan of candidates that nothing guides."""
-    if conditions.truncates or request.excluded or not samples_fast(model):
-        patience = PATIENCE
-        candidates = one_by_one(model, tokenizer, request, conditions)
-    else:
-        patience = patience_of(model)
-        candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * request.n)
+    """Return a plan of candidates that follow no conditions."""
+    if request.truncates and guides_fast(model, request) and tokenizer.is_one_char_each:
+        everything = unroll(Automaton(ALL), tokenizer, room)
+        assert everything
+        guide = make_guide(everything, Contexts(tokenizer.vocab_size, room))
+        return guided_plan(model, tokenizer, request, [(guide, MAX_CANDIDATES)])
+    fast = samples_fast(model) and request.is_plain
+    patience = patience_of(model) if fast else PATIENCE
+    candidates = in_bulk(model, tokenizer, request, patience + ATTEMPTS * request.n)
     # At temperature 0, every candidate is the most likely document.
-    return Plan(candidates, patience if request.temperature else 1)
+    return Plan(candidates, patience if request.temperature and request.top_k != 1 else 1)
 
 
 def patience_of(model: LanguageModel) -> int:
@@ -524,87 +538,18 @@ def mark_copies(
 def in_bulk(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, most: int
 ) -> Candidates:
-    """Yield the first `most` candidates if no condition acts per token.
+    """Yield the first `most` candidates.
 
     Kamon makes more and more at a time, but not so many that stopping takes long.
     """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
-    work = MAX_FLOPS_AT_ONCE if samples_fast(model) else MAX_FLOPS_AT_ONCE_SLOW
-    largest = num_at_once(model, work)
+    fast = samples_fast(model) and request.is_plain
+    largest = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
         texts, sizes = sample_texts(model, tokenizer, replace(request, n=size, first=done))
         yield from zip(texts, sizes, repeat_forever(1))
         done, size = done + size, 4 * size
-
-
-def one_by_one(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    request: SampleRequest,
-    conditions: GenerationConstraints,
-) -> Candidates:
-    """Yield all candidates, drawn from the tokens that top_k and top_p allow."""
-    room = model.config.block_size - len(request.prompt_tokens)
-    for number in count():
-        reader = model
-        if isinstance(model, GivenModel):
-            reader = model.drawn(partial(uniform, request.seed, number), (request.bos,))
-        draw = partial(truncated_document, reader, request, number, conditions, tokenizer)
-        tokens, size = as_text(tokenizer, draw(), room, partial(draw, valid=True))
-        yield tokenizer.normal(tokenizer.decode(tokens)), size, 1
-
-
-def truncated_document(
-    model: LanguageModel,
-    request: SampleRequest,
-    number: int,
-    conditions: GenerationConstraints,
-    tokenizer: Tokenizer,
-    *,
-    valid: bool = False,
-) -> list[int]:
-    """Return the tokens of a document under top_k and top_p.
-
-    valid: only tokens that a text can have.
-    """
-    bos, before, temperature = request.bos, request.prompt_tokens, request.temperature
-    decoder, token = prefill(model, bos, before), (bos, *before)[-1]
-    tokens: list[int] = []
-    for position in range(model.config.block_size - len(before)):
-        logits = decoder.push(token)
-        excluded = tokenizer.ruled_out(tokens) if valid else request.excluded
-        stay = [each for each in range(len(logits)) if each not in excluded]
-        stay = allowed(temperature, conditions, logits, stay)
-        u = uniform(request.seed, number, position)
-        token = stay[sample_token([logits[each] for each in stay], temperature, u)]
-        if token == bos:
-            break
-        tokens.append(token)
-    return tokens
-
-
-def allowed(
-    temperature: float,
-    conditions: GenerationConstraints,
-    logits: Sequence[float],
-    tokens: list[int],
-) -> list[int]:
-    """Return those of the tokens that top_k and top_p keep, in ascending order."""
-    top_k, top_p = conditions.top_k, conditions.top_p
-    if top_k is None and top_p == 1:
-        return tokens
-    tokens = sorted(
-        tokens, key=lambda token: -logits[token]
-    )  # stable: the first of equal ones stay
-    tokens = tokens[:top_k]
-    if top_p < 1 and tokens:
-        shares = probabilities([logits[token] for token in tokens], temperature)
-        running = list(accumulate(shares))
-        # Relative to the sum, because that may not be exactly 1.
-        reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
-        tokens = tokens[: reached + 1]
-    return sorted(tokens)
 
 
 def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:

@@ -16,7 +16,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, pairwise, product
 from typing import TypeAlias
 
@@ -24,10 +24,9 @@ from kamon.config import Config, listed, suggestion
 from kamon.data.columns import Row
 from kamon.engines.base import Decoder, Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
-from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
 from kamon.generation.blend import MIN_P, mix_logprobs
-from kamon.generation.sampling import log_sum_exp, sample_document
+from kamon.generation.sampling import SampleRequest, log_sum_exp, sample_one_by_one
 from kamon.ngrams.native import NativeNgram, count_ngram
 from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.base import Tokenizer
@@ -190,11 +189,7 @@ class GivenModel:
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
     ) -> PackedBatch:
         """Return n documents, without BOS: see SampleRequest."""
-        found = []
-        for index in range(first, first + n):
-            u = partial(uniform, seed, index)
-            found.append(sample_document(self.drawn(u, (bos,)), bos, temperature, u))
-        return pack_sequences(found)
+        return sample_one_by_one(self, SampleRequest(n, temperature, seed, bos, first))
 
     def drawn(self, u: Callable[[int], float], prefix: Sequence[int]) -> GivenModel:
         """Return the model with one class drawn for each part. Samples follow the same mixture.

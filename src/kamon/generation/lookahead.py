@@ -29,11 +29,12 @@ from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
 from kamon.generation.automaton import Automaton, TooLarge
 from kamon.generation.blend import BlendedModel
-from kamon.generation.given import GivenModel
 from kamon.generation.sampling import (
     LanguageModel,
     PrefixCache,
     SampleRequest,
+    allowed,
+    drawn,
     log_sum_exp,
     prefill,
     probabilities,
@@ -61,7 +62,6 @@ MAX_EXPANSIONS = 1e7  # tokens that might follow these
 GOOD = 0.5  # share of candidates kept that needs no other round
 
 Candidates = Iterator[tuple[str, int, int]]  # text, number of tokens, how many samples it is
-Truncate = Callable[[Sequence[float], list[int]], list[int]]  # logits, tokens that fit -> fewer
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,7 +418,6 @@ def guided_documents(
     model: LanguageModel,
     request: SampleRequest,
     guide: Guide,
-    truncate: Truncate | None = None,
     contexts: Contexts | None = None,
 ) -> tuple[PackedBatch, array[float]]:
     """Return `request.n` candidates without BOS, and their weights. Those of weight 0 do not fit.
@@ -429,10 +428,10 @@ def guided_documents(
     gpt, ngram, weight = model, None, 1.0
     if isinstance(model, BlendedModel) and model.table:
         gpt, ngram, weight = model.gpt, model.table, model.weight
-    plain = not (truncate or request.prompt_tokens or request.excluded)
-    if plain and isinstance(gpt, NativeEngine):
+    if isinstance(gpt, NativeEngine) and not (request.prompt_tokens or request.excluded):
         return gpt.sample_guided(
             *(request.n, request.temperature, request.seed, request.first),
+            *(request.top_k, request.top_p),
             *(guide.arrays, guide.chances),
             counts=contexts.sums if contexts else None,
             ngram=ngram,
@@ -440,7 +439,7 @@ def guided_documents(
         )
     documents, weights = [], array("d")
     for number in range(request.first, request.first + request.n):
-        document, weight = guided_document(model, request, guide, number, truncate, contexts)
+        document, weight = guided_document(model, request, guide, number, contexts)
         documents.append(document)
         weights.append(weight)
     return pack_sequences(documents), weights
@@ -451,7 +450,6 @@ def guided_document(
     request: SampleRequest,
     guide: Guide,
     number: int,
-    truncate: Truncate | None = None,
     contexts: Contexts | None = None,
 ) -> tuple[list[int], float]:
     """Return the tokens and the weight of one candidate."""
@@ -459,9 +457,8 @@ def guided_document(
     vocab_size, firsts = arrays.vocab_size, arrays.first_contexts
     node, context, weight = 0, 0, 1.0
     tokens: list[int] = []
-    if isinstance(model, GivenModel):
-        model = model.drawn(partial(uniform, request.seed, number), (bos,))
-    decoder, token = prefill(model, bos, request.prompt_tokens), (bos, *request.prompt_tokens)[-1]
+    decoder = prefill(drawn(model, request, number), bos, request.prompt_tokens)
+    token = (bos, *request.prompt_tokens)[-1]
     while arrays.ends[node] != FULL:
         logits = decoder.push(token)
         p = allowed_probabilities(logits, request)
@@ -474,9 +471,9 @@ def guided_document(
         if arrays.ends[node]:
             insort(fitting, bos)
         factor = 1.0
-        if truncate:  # the tokens that stay take over the probability of the others
+        if request.truncates:  # the tokens that stay take over the probability of the others
             before = math.fsum([p[v] for v in fitting])
-            fitting = truncate(logits, fitting)
+            fitting = allowed(logits, fitting, request.temperature, request.top_k, request.top_p)
             kept = math.fsum([p[v] for v in fitting])
             factor = before / kept if kept else 0.0
         ahead = partial(chance_after, guide, len(tokens), context)
@@ -530,7 +527,7 @@ def survey(
     for number in (0, 1):  # the first to choose the contexts
         guide = make_guide(everything, contexts)
         some = pilot(request, number, request.n)
-        docs, _ = guided_documents(model, some, guide, None, contexts)
+        docs, _ = guided_documents(model, some, guide, contexts)
         if number == 0:
             contexts.learn(docs)
     return contexts
@@ -553,7 +550,6 @@ def tuned_guide(
     request: SampleRequest,
     trellis: Trellis,
     contexts: Contexts,
-    truncate: Truncate | None,
     n: int,
     surplus: float,
     first_round: int,
@@ -568,7 +564,7 @@ def tuned_guide(
             contexts.learn(docs)
         guide = make_guide(trellis, contexts)
         some = pilot(request, first_round + number, n)
-        docs, weights = guided_documents(model, some, guide, truncate, contexts)
+        docs, weights = guided_documents(model, some, guide, contexts)
         limit = limit_of(weights, surplus)
         if math.fsum([min(limit, weight) for weight in weights]) >= GOOD * n * limit:
             break
@@ -596,7 +592,6 @@ def guided_candidates(
     tokenizer: Tokenizer,
     request: SampleRequest,
     guides: Iterable[tuple[Guide, int]],
-    truncate: Truncate | None,
     at_once: int,
 ) -> Candidates:
     """Yield all candidates, made `at_once` at most.
@@ -608,7 +603,7 @@ def guided_candidates(
         while done < end:
             size = min(size, end - done, at_once)
             some = replace(request, n=size, first=done)
-            docs, weights = guided_documents(model, some, guide, truncate)
+            docs, weights = guided_documents(model, some, guide)
             texts = tokenizer.decode_documents(docs)
             draws = uniforms(request.seed, done, size, model.config.block_size)
             for i, text in enumerate(texts):
@@ -623,7 +618,6 @@ def guides_for(
     request: SampleRequest,
     trellis: Trellis,
     contexts: Contexts,
-    truncate: Truncate | None,
     effort: float,
 ) -> Iterator[tuple[Guide, int]]:
     """Yield guides, each with the number of the candidate before which it ends.
@@ -636,7 +630,7 @@ def guides_for(
     for number, (n, surplus, end) in enumerate(stages):
         rounds = 2 + number * ROUNDS  # that were before
         n = max(10, int(effort * n))
-        guide = tuned_guide(model, request, trellis, contexts, truncate, n, surplus, rounds)
+        guide = tuned_guide(model, request, trellis, contexts, n, surplus, rounds)
         yield guide, end
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -61,13 +61,31 @@ def probabilities(logits: Sequence[float], temperature: float) -> list[float]:
     return softmax([logit * scale for logit in logits])
 
 
+def allowed(
+    logits: Sequence[float],
+    tokens: list[int],
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+) -> list[int]:
+    """Return those of the tokens that top_k and top_p keep, in ascending order."""
+    if top_k is None and top_p == 1:
+        return tokens
+    # The sort is stable: the first of equally likely tokens stay.
+    tokens = sorted(tokens, key=lambda token: -logits[token])[:top_k]
+    if top_p < 1 and tokens:
+        shares = probabilities([logits[token] for token in tokens], temperature)
+        running = list(accumulate(shares))
+        # Relative to the sum, because that may not be exactly 1.
+        reached = next(i for i, p in enumerate(running) if p >= top_p * running[-1])
+        tokens = tokens[: reached + 1]
+    return sorted(tokens)
+
+
 def sample_document(
     model: LanguageModel,
-    bos: int,
-    temperature: float,
+    request: SampleRequest,
     u: Callable[[int], float],
-    before: Sequence[int] = (),
-    excluded: Collection[int] = (),
     tokenizer: Tokenizer | None = None,
 ) -> list[int]:
     """Return the tokens of one new document, without BOS.
@@ -76,21 +94,22 @@ def sample_document(
 
     Args:
         u: returns the random number for each position.
-        before, excluded: prompt_tokens and excluded of a SampleRequest.
         tokenizer: if given, only tokens that a text can have.
     """
+    bos, before = request.bos, request.prompt_tokens
     decoder = prefill(model, bos, before)
     tokens: list[int] = []
     token = before[-1] if before else bos
     for position in range(model.config.block_size - len(before)):
         logits = decoder.push(token)
-        if tokenizer:
-            excluded = tokenizer.ruled_out(tokens)
-        if excluded:
+        excluded = tokenizer.ruled_out(tokens) if tokenizer else request.excluded
+        if excluded or request.truncates:
             stay = [each for each in range(len(logits)) if each not in excluded]
-            token = stay[sample_token([logits[each] for each in stay], temperature, u(position))]
+            stay = allowed(logits, stay, request.temperature, request.top_k, request.top_p)
+            kept = [logits[each] for each in stay]
+            token = stay[sample_token(kept, request.temperature, u(position))]
         else:
-            token = sample_token(logits, temperature, u(position))
+            token = sample_token(logits, request.temperature, u(position))
         if token == bos:
             break
         tokens.append(token)
@@ -177,6 +196,7 @@ class SampleRequest:
         prompt_tokens: tokens between BOS and each document, which the model reads first. They are
             not part of the samples.
         excluded: tokens that are never chosen. The others share their probability in proportion.
+        top_k, top_p: choose only from the most likely tokens, see GenerationConstraints.
     """
 
     n: int
@@ -186,6 +206,18 @@ class SampleRequest:
     first: int = 0
     prompt_tokens: tuple[int, ...] = ()
     excluded: frozenset[int] = frozenset()
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    @property
+    def truncates(self) -> bool:
+        """Whether top_k or top_p rules out tokens."""
+        return self.top_k is not None or self.top_p < 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the fused `sample` of an engine can make the documents."""
+        return not (self.prompt_tokens or self.excluded or self.truncates)
 
 
 def sample(model: LanguageModel, request: SampleRequest) -> PackedBatch:
@@ -195,7 +227,7 @@ def sample(model: LanguageModel, request: SampleRequest) -> PackedBatch:
     """
     check_samples(request.n, request.temperature, request.first)
     fused = getattr(model, "sample", None)
-    if fused and not request.prompt_tokens and not request.excluded:
+    if fused and request.is_plain:
         check_room(request.n, model.config.block_size)
         found: PackedBatch = fused(
             request.n, request.temperature, request.seed, request.bos, request.first
@@ -223,12 +255,7 @@ def sample_texts(
     room = model.config.block_size - len(request.prompt_tokens)
     for i, text in enumerate(texts):
         if INVALID in text:
-            u = partial(uniform, request.seed, request.first + i)
-            again = partial(
-                sample_document,
-                *(model, request.bos, request.temperature, u),
-                *(request.prompt_tokens, request.excluded, tokenizer),
-            )
+            again = partial(numbered_document, model, request, request.first + i, tokenizer)
             tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
             texts[i] = tokenizer.normal(tokenizer.decode(tokens))
     return texts, sizes
@@ -256,9 +283,21 @@ def as_text(
 def sample_one_by_one(model: LanguageModel, request: SampleRequest) -> PackedBatch:
     """Return the documents, made one after the other. Every fused `sample` must equal this."""
     return pack_sequences(
-        sample_document(
-            *(model, request.bos, request.temperature, partial(uniform, request.seed, index)),
-            *(request.prompt_tokens, request.excluded),
-        )
-        for index in range(request.first, request.first + request.n)
+        numbered_document(model, request, number)
+        for number in range(request.first, request.first + request.n)
     )
+
+
+def numbered_document(
+    model: LanguageModel, request: SampleRequest, number: int, tokenizer: Tokenizer | None = None
+) -> list[int]:
+    """Return the tokens of document `number` of a request. tokenizer: see sample_document."""
+    u = partial(uniform, request.seed, number)
+    return sample_document(drawn(model, request, number), request, u, tokenizer)
+
+
+def drawn(model: LanguageModel, request: SampleRequest, number: int) -> LanguageModel:
+    """Return the model of document `number`: a mixture of classes first draws one of them."""
+    draw = getattr(model, "drawn", None)
+    u = partial(uniform, request.seed, number)
+    return draw(u, (request.bos,)) if draw else model

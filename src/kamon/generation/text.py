@@ -11,10 +11,11 @@ from functools import partial
 
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
-from kamon.generation.constraints import GenerationConstraints, allowed
+from kamon.generation.constraints import GenerationConstraints
 from kamon.generation.sampling import (
     LanguageModel,
     SampleRequest,
+    allowed,
     as_text,
     check_room,
     sample_token,
@@ -82,7 +83,7 @@ def continue_text(
         room -= len(waiting)
         excluded = tokenizer.ruled_out(tokens[-3:]) if tokenizer else ()
         stay = [token for token in range(len(logits)) if token not in excluded]
-        stay = allowed(temperature, conditions, logits, stay)
+        stay = allowed(logits, stay, temperature, conditions.top_k, conditions.top_p)
         token = stay[sample_token([logits[t] for t in stay], temperature, u(number))]
         if token == bos:
             break
@@ -108,7 +109,8 @@ def sample_continuations(
     check_room(request.n, min(length, MAX_LENGTH))
     prompt = prompt_of(tokenizer, conditions.prefix)
     draw_with = partial(
-        *(continue_text, model, request.bos, prompt, length, request.temperature),
+        continue_text,
+        *(model, request.bos, prompt, length, request.temperature),
         should_stop=lambda: should_stop(len(texts)),
     )
     texts: list[str] = []

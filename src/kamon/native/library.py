@@ -47,7 +47,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_void_p]
         + [c_int64] * 2
-        + [c_double, c_uint64, c_void_p, c_double]
+        + [c_double, c_uint64, c_int, c_double, c_void_p, c_double]
         + [c_int] * 3
         + [c_int64]
         + [c_void_p] * 6

@@ -242,10 +242,10 @@ API(int, kamon_look_ahead)(int vocab_size, int bos, int room, int64_t num_nodes,
 }
 
 // Samples like kamon_sample, under conditions: see GuideArrays and kamon_look_ahead. weights: n.
-// counts: see Guide.
+// top_k, top_p, counts: see Guide.
 API(int, kamon_sample_guided)(void* handle, int64_t first, int64_t n, double temperature,
-                              uint64_t seed, const void* table, double weight, int vocab_size,
-                              int bos, int room, int64_t num_nodes, const int32_t* positions,
+                              uint64_t seed, int top_k, double top_p, const void* table,
+                              double weight, int vocab_size, int bos, int room, int64_t num_nodes, const int32_t* positions,
                               const int32_t* next, const uint8_t* ends,
                               const int64_t* first_contexts, const int32_t* after,
                               const int64_t* begins, int64_t num_chances, const double* chances,
@@ -274,7 +274,7 @@ API(int, kamon_sample_guided)(void* handle, int64_t first, int64_t n, double tem
       std::optional<Mixer> mixer;
       if (ngram) mixer.emplace(*ngram, weight);
       double* own = counts ? of_pieces.data() + num_counts * size_t(piece) : nullptr;
-      Guide guide(arrays, chances, own);
+      Guide guide(arrays, chances, own, top_k, top_p);
       const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
       GuidedSampling(sampler, mixer ? &*mixer : nullptr, guide, params, rows, weights)
           .run(stop_flag);

@@ -120,11 +120,16 @@ class Guide {
   double weight[NUM_LANES];  // p of the document so far over the p with which it was sampled
 
   // counts: [context][token], to which p of all tokens is added wherever one is sampled; may be
-  // null.
-  Guide(const GuideArrays& arrays, const double* chances_, double* counts_)
+  // null. top_k: the most likely tokens to choose from, up to vocab_size. top_p: only so many of
+  // these that they have this share of their probability, up to 1.
+  Guide(const GuideArrays& arrays, const double* chances_, double* counts_, int top_k_,
+        double top_p_)
       : guide(arrays),
         chances(chances_),
         counts(counts_),
+        top_k(top_k_),
+        top_p(top_p_),
+        stays(size_t(arrays.vocab_size), 1),
         sums(size_t(NUM_LANES) * size_t(arrays.vocab_size)) {}
 
   void begin(int lane) {
@@ -140,16 +145,17 @@ class Guide {
     const int64_t first = guide.first_contexts[guide.positions[node[lane]] + 1];
     const bool ends = guide.ends[node[lane]];
     double* sum = &sums[size_t(lane) * size_t(vocab_size)];
+    const double factor = top_k < vocab_size || top_p < 1 ? truncate(lane, p) : 1;
     double running = 0;
     for (int v = 0; v < vocab_size; v++) {
-      const double own = double(p[ptrdiff_t(v) * NUM_LANES + lane]);
+      const double own = stays[size_t(v)] ? double(p[ptrdiff_t(v) * NUM_LANES + lane]) : 0;
       if (next[v] >= 0)
         running += own * chances[guide.begins[next[v]] + after[v] - first];
       else if (v == guide.bos && ends)
         running += own;
       sum[v] = running;
     }
-    weight[lane] *= running / total / chances[guide.place(node[lane], context[lane])];
+    weight[lane] *= factor * running / total / chances[guide.place(node[lane], context[lane])];
     for (int v = 0; v < vocab_size && counts; v++)
       counts[context[lane] * vocab_size + v] += double(p[ptrdiff_t(v) * NUM_LANES + lane]) / total;
   }
@@ -178,8 +184,43 @@ class Guide {
   const GuideArrays guide;
   const double* chances;
   double* counts;
+  const int top_k;
+  const double top_p;
   int64_t node[NUM_LANES] = {}, context[NUM_LANES] = {};
+  std::vector<int> order;       // of `truncate`
+  std::vector<uint8_t> stays;   // whether top_k and top_p leave a token, in the lane weighed last
   std::vector<double> sums;  // [lane][token]
+
+  // Sets `stays`. The tokens that stay take over the probability of the others that fit: p of these
+  // is larger by the factor returned, or 0.
+  double truncate(int lane, const Real* p) {
+    const auto own = [&](int v) { return double(p[ptrdiff_t(v) * NUM_LANES + lane]); };
+    const int32_t* next = guide.next + node[lane] * guide.vocab_size;
+    order.clear();
+    for (int v = 0; v < guide.vocab_size; v++)
+      if (next[v] >= 0 || (v == guide.bos && guide.ends[node[lane]])) order.push_back(v);
+    const auto sum = [&](size_t size) {
+      double total = 0;
+      for (size_t i = 0; i < size; i++) total += own(order[i]);
+      return total;
+    };
+    const double before = sum(order.size());
+    std::sort(order.begin(), order.end(), [&](int a, int b) {
+      return own(a) > own(b) || (own(a) == own(b) && a < b);
+    });
+    if (order.size() > size_t(top_k)) order.resize(size_t(top_k));
+    if (top_p < 1) {
+      const double wanted = top_p * sum(order.size());
+      double running = 0;
+      size_t size = 0;
+      while (size < order.size() && (size == 0 || running < wanted)) running += own(order[size++]);
+      order.resize(size);
+    }
+    std::fill(stays.begin(), stays.end(), 0);
+    for (const int v : order) stays[size_t(v)] = 1;
+    const double kept = sum(order.size());
+    return kept > 0 ? before / kept : 0;
+  }
 
   double last_sum(int lane) const {
     return sums[size_t(lane + 1) * size_t(guide.vocab_size) - 1];

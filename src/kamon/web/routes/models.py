@@ -26,9 +26,8 @@ from kamon.generation.constraints import (
     MAX_FLOPS_AT_ONCE,
     MAX_FLOPS_AT_ONCE_SLOW,
     GenerationConstraints,
-    allowed,
 )
-from kamon.generation.sampling import LanguageModel, prefill, probabilities
+from kamon.generation.sampling import LanguageModel, allowed, prefill, probabilities
 from kamon.model import Model
 from kamon.tokenizers.prompts import prompt_prefix
 from kamon.web.errors import WebError
@@ -617,10 +616,10 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     read = [tokenizer.bos, *before, *prefix]
     gpt, ngram = parts_of(reader, read)
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
-    conditions = GenerationConstraints(top_k=body.top_k, top_p=body.top_p)
+    GenerationConstraints(top_k=body.top_k, top_p=body.top_p)  # raises ConfigError
     temperature = body.temperature
     usual = [token for token in range(len(logits)) if token not in special]
-    kept = allowed(temperature, conditions, logits, usual)
+    kept = allowed(logits, usual, temperature, body.top_k, body.top_p)
     shares = dict(zip(kept, probabilities([logits[t] for t in kept], temperature), strict=True))
     return NextTokens(
         tokens=[

@@ -133,7 +133,7 @@ export class LetterPanel {
 
   drawChart() {
     if (!this.next) return;
-    const distribution = distributionOf(this.next, this.prefix, this.dials.values());
+    const distribution = distributionOf(this.next, this.dials.values());
     this.order = orderOf(distribution);
     this.chart.show(chartOf(this.next, distribution, this.order));
   }
@@ -242,7 +242,7 @@ export class LetterPanel {
   async drawOne() {
     if (!this.next || this.ended) return false;
     const { temperature, seed, ...others } = this.dials.values();
-    const distribution = distributionOf(this.next, this.prefix, { temperature, ...others });
+    const distribution = distributionOf(this.next, { temperature, ...others });
     const { token, u } = drawn(this.next, distribution, temperature, seed);
     if (!this.drew) this.start = this.prefix;
     this.drew = true;
