@@ -4,8 +4,9 @@ import difflib
 import math
 import random
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation.nearest import NearestDocument, common_subsequence, logprobs, positions
 from kamon.generation import constraints
+from kamon.generation import text as text_samples
 from kamon.generation.automaton import ALL, Automaton, sequence, words
 from kamon.generation.constraints import GenerationConstraints, filter_of, find, make_constraints
 from kamon.generation.lookahead import Contexts, guided_document, make_guide, unroll
@@ -497,7 +499,12 @@ def test_common_subsequence(text: str, other: str) -> None:
             "regex 'e' is impossible: the model cannot write any such text",
         ),
         ({"prefix": "ab", "pattern": "b*"}, "prefix 'ab' and pattern 'b\\*' contradict each other"),
-        ({"regex": "(ab)+", "min_len": 3, "max_len": 3}, "the conditions contradict one anothe"),
+        (
+            {"regex": "(ab)+", "min_len": 3, "max_len": 3, "prefix": "a", "contains": "b"},
+            r"^min_len 3, max_len 3 and regex '\(ab\)\+' contradict each other: no text of up to 6 "
+            "characters fulfils all of them$",
+        ),
+        ({"regex": "a+", "suffix": "b", "min_len": 2}, "^suffix 'b' and regex 'a\\+' contradict"),
         ({"exclude": "anna"}, "exclude must be a collection of documents, not one text"),
         ({"sufix": "a"}, "unknown condition 'sufix'\nhint: did you mean 'suffix'"),
     ],
@@ -510,7 +517,15 @@ def test_conditions_that_cannot_be(given: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("name", ["prefix", "suffix", "contains"])
 def test_characters_that_the_model_does_not_know(name: str) -> None:
     with pytest.raises(TokenizerError, match="character 'x'"):
-        make_constraints({name: "ax"}).check_model(CHARS, 6)
+        make_constraints({name: "ax"}).check_model(CHARS, 6, 6)
+
+
+def test_the_prompt_takes_room() -> None:
+    message = (
+        "min_len 5 is above the 4 characters that the model's block_size 6 after a prompt of 2"
+    )
+    with pytest.raises(ConfigError, match=message):
+        make_constraints({"min_len": 5}).check_model(CHARS, 6, 4)
 
 
 # ---- the command line
@@ -648,6 +663,54 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
         "hint: leave out novel (--copies) or exclude\n"
     )
     assert kamon("sample", model, "--regex", "anna", "--copies", "-n", 2).out == "anna\nanna\n"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_keeps_the_samples_found(
+    again: bool, model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first Ctrl-C prints them, and the second one ends at once."""
+    find_copies = constraints.mark_copies
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for number, candidate in enumerate(find_copies(*arguments)):
+            if number == 40:
+                signal.raise_signal(signal.SIGINT)
+                if again:
+                    signal.raise_signal(signal.SIGINT)
+            yield candidate
+
+    monkeypatch.setattr(constraints, "mark_copies", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    done = kamon("sample", model, "--suffix", "a", "-n", 1000, "--copies")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert done.code == 130
+    if again:
+        assert (done.out, done.err.splitlines()[-1]) == ("", "stopped")
+    else:
+        found = done.out.splitlines()
+        assert 0 < len(found) <= 41
+        assert done.err.endswith(f"warning: found {len(found)} of 1,000 samples: stopped\n")
+
+
+def test_ctrl_c_keeps_the_text_written(
+    tmp_path: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, model = tmp_path / "text.txt", tmp_path / "m"
+    source.write_text("so and so on and on " * 99, "utf-8")
+    options = ["--num-steps=1", "--n-embd=4", "--n-head=1"]
+    assert kamon("train", source, "-o", model, "--mode", "text", *options).code == 0
+
+    def draw(_seed: int, number: int, position: int) -> float:
+        if (number, position) == (2, 9):
+            signal.raise_signal(signal.SIGINT)
+        return 0.5
+
+    monkeypatch.setattr(text_samples, "uniform", draw)
+    done = kamon("sample", model, "-n", 5, "--length", 30)
+    assert done.code == 130
+    assert [len(each) for each in done.out.removesuffix("\n").split("\n\n")] == [30, 30, 10]
+    assert done.err.endswith("warning: found 3 of 5 samples: stopped\n")
 
 
 @pytest.mark.parametrize(

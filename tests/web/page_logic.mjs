@@ -240,16 +240,14 @@ test("probabilities are a softmax, and the largest logit if it is cold", () => {
   assert.equal(sampler.choose([Math.log(3), 0], 1, 0.76), 1);
 });
 
-test("top-k, top-p and the shortest length leave tokens out", () => {
+test("top-k and top-p leave tokens out", () => {
   const logits = [0, 3, 2, 1];
-  const allowed = (conditions, length = 0, excluded) => sampler.allowed(logits, 1, 3, length, conditions, excluded);
+  const allowed = (conditions, excluded) => sampler.allowed(logits, 1, conditions, excluded);
   assert.deepEqual(allowed({}), [0, 1, 2, 3]);
   assert.deepEqual(allowed({ top_k: 2 }), [1, 2]);
   assert.deepEqual(allowed({ top_p: 0.5 }), [1]);
   assert.deepEqual(allowed({ top_p: 0.8 }), [1, 2]);
-  assert.deepEqual(allowed({ min_len: 2 }, 1), [0, 1, 2]);
-  assert.deepEqual(allowed({ min_len: 2 }, 2), [0, 1, 2, 3]);
-  assert.deepEqual(allowed({ top_k: 2 }, 0, new Set([1])), [2, 3]);
+  assert.deepEqual(allowed({ top_k: 2 }, new Set([1])), [2, 3]);
 });
 
 const NEXT = {

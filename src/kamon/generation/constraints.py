@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain, combinations, islice
+from itertools import chain, islice
 from itertools import repeat as repeat_forever
 from typing import Any
 
@@ -193,22 +193,27 @@ class GenerationConstraints:
             exclude=map(normal, self.exclude),
         )
 
-    def check_model(self, tokenizer: Tokenizer, block_size: int) -> None:
-        """Raise ConfigError or TokenizerError if this model can make no such document."""
+    def check_model(self, tokenizer: Tokenizer, block_size: int, room: int) -> None:
+        """Raise ConfigError or TokenizerError if this model can make no such document.
+
+        room: block_size without the prompt.
+        """
         if self.length is not None:
             raise ConfigError(
                 "length needs a model of a text, and this one is a model of a list",
                 "use max_len to drop longer documents",
             )
-        most = block_size * max(tokenizer.chars_per_token)
+        most = room * max(tokenizer.chars_per_token)
+        what = f"the model's block_size {block_size}"
+        if room < block_size:
+            what += f" after a prompt of {block_size - room}"
         for name in ("min_len", "max_len"):
             value = getattr(self, name)
             if value is not None and value > most:
                 raise ConfigError(
-                    f"{name} {value} is above the {most} characters that the model's "
-                    f"block_size {block_size} allows"
+                    f"{name} {value} is above the {most} characters that {what} allows"
                 )
-        self.check_room(most, f"the model's block_size {block_size}")
+        self.check_room(most, what)
         for name in TEXTS:
             tokenizer.encode(getattr(self, name))
         for element in parse(self.pattern) if self.pattern else ():
@@ -276,7 +281,7 @@ def find(
         conditions = conditions.in_form(tokenizer.normal)
     before = prompt_prefix(tokenizer, conditions.prompt, block_size)
     room = block_size - len(before)
-    conditions.check_model(tokenizer, room)
+    conditions.check_model(tokenizer, block_size, room)
     n = request.n
     check_room(n)
     # A document or an answer has no special token but the end.
@@ -486,27 +491,31 @@ def patience_of(model: LanguageModel) -> int:
 def contradiction(
     terms: Mapping[str, Term], tokenizer: Tokenizer, room: int, chars: set[str]
 ) -> ConfigError:
-    """Return an error that names the condition or the two that no document can fulfil."""
+    """Return an error that names as few of the conditions as no document can fulfil together."""
     limit = f"{room} {tokenizer.unit}s"
-    for number in (1, 2):
-        for names in combinations(terms, number):
-            term = intersection(NOT_EMPTY, *(terms[name] for name in names))
-            try:
-                if unroll(Automaton(term), tokenizer, room, chars):
-                    continue
-            except TooLarge:
-                continue
-            if number == 1:
-                return ConfigError(
-                    f"{names[0]} is impossible: the model cannot write any such text in {limit}"
-                )
-            return ConfigError(
-                f"{' and '.join(names)} contradict each other: no text of up to {limit} fulfils "
-                "both"
-            )
+    names = list(terms)
+    for name in terms:
+        others = [each for each in names if each != name]
+        if others and not is_possible([terms[each] for each in others], tokenizer, room, chars):
+            names = others
+    if len(names) == 1:
+        return ConfigError(
+            f"{names[0]} is impossible: the model cannot write any such text in {limit}"
+        )
+    both = "both" if len(names) == 2 else "all of them"
     return ConfigError(
-        f"the conditions contradict one another: no text of up to {limit} fulfils all"
+        f"{', '.join(names[:-1])} and {names[-1]} contradict each other: no text of up to {limit} "
+        f"fulfils {both}"
     )
+
+
+def is_possible(terms: Sequence[Term], tokenizer: Tokenizer, room: int, chars: set[str]) -> bool:
+    """Return whether a document fulfils the conditions. True if that is too hard to decide."""
+    try:
+        term = intersection(NOT_EMPTY, *terms)
+        return unroll(Automaton(term), tokenizer, room, chars) is not None
+    except TooLarge:
+        return True
 
 
 def samples_fast(model: LanguageModel) -> bool:
