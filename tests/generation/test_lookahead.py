@@ -303,6 +303,49 @@ def test_samples_follow_the_model(regex: str, easy: float, monkeypatch: pytest.M
     assert is_plausible(chi2, freedom), (chi2, freedom)
 
 
+def truncated_shares(
+    model: LanguageModel, texts: Sequence[str], request: SampleRequest
+) -> Mapping[str, float]:
+    """The shares of texts under top_k and top_p, which choose from the tokens that fit.
+
+    Those that stay have the probability of all that fit, in proportion.
+    """
+    p: dict[str, float] = {}
+    for text in texts:
+        decoder, share = model.decoder(), 1.0
+        tokens = CHARS.encode(text)
+        for place, token in enumerate([*tokens, BOS][:ROOM]):
+            logits = decoder.push([BOS, *tokens][place])
+            begun = [each for each in texts if each.startswith(text[:place])]
+            fit = {CHARS.encode(t[place])[0] if len(t) > place else BOS for t in begun}
+            own = probabilities(logits, request.temperature)
+            ordered = sorted(fit, key=lambda v: (-own[v], v))[: request.top_k]
+            mass = math.fsum(own[v] for v in ordered)
+            running = [math.fsum(own[v] for v in ordered[:i]) for i in range(len(ordered))]
+            stay = [v for v, r in zip(ordered, running, strict=True) if r < request.top_p * mass]
+            kept = math.fsum(own[v] for v in stay)
+            share *= own[token] / kept * math.fsum(own[v] for v in fit) if token in stay else 0
+        p[text] = share
+    total = math.fsum(p.values())
+    return {text: share / total for text, share in p.items()}
+
+
+@needs_native
+@pytest.mark.parametrize("regex", [".*", "a*b.*", ".*ca", "(ab|c)+", ".*aba.*"])
+@pytest.mark.parametrize(("top_k", "top_p"), [(2, 1.0), (None, 0.7), (3, 0.8)])
+def test_samples_under_top_k_and_top_p(regex: str, top_k: int | None, top_p: float) -> None:
+    """100,000 samples against all documents of the model."""
+    model = blended(12)
+    given = {"regex": regex, "top_k": top_k, "top_p": top_p}
+    request = SampleRequest(100_000, 0.9, 5, BOS, top_k=top_k, top_p=top_p)
+    found = find(model, CHARS, request, make_constraints(given), list)
+    fitting = [text for text in TEXTS if text and Automaton(parse_regex(regex)).matches(text)]
+    shares = truncated_shares(model, fitting, request)
+    chi2, freedom = chi_square(found.texts, {t: share for t, share in shares.items() if share})
+    assert len(found.texts) == 100_000
+    assert is_plausible(chi2, freedom), (chi2, freedom)
+
+
 @needs_native
 def test_a_bad_n_gram_changes_only_the_number_of_candidates() -> None:
     """One that knows nothing: samples still follow the model."""
