@@ -417,6 +417,27 @@ def test_conditions_together(given: dict[str, Any], monkeypatch: pytest.MonkeyPa
     assert (set(every.texts), every.complete) == (set(left), True)
 
 
+@needs_native
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_few_documents_are_drawn_without_repetition(temperature: float) -> None:
+    """The first two of 3,000 seeds, against p(first) p(second) / (1 − p(first))."""
+    model, texts = blended(6), ["ab", "c", "abcab"]
+    chosen = make_constraints({"regex": "ab|c|abcab", "unique": True})
+    shares = expected_shares(model, texts, temperature)
+    expected = {
+        f"{a} {b}": shares[a] * shares[b] / (1 - shares[a])
+        for a, b in product(texts, texts)
+        if a != b
+    }
+    pairs = []
+    for seed in range(3000):
+        found = find(model, CHARS, SampleRequest(5, temperature, seed, BOS), chosen, list)
+        assert (set(found.texts), found.complete, found.num_candidates) == (set(texts), True, 3)
+        pairs.append(" ".join(found.texts[:2]))
+    chi2, freedom = chi_square(pairs, expected)
+    assert is_plausible(chi2, freedom), (chi2, freedom)
+
+
 def test_nothing_is_left() -> None:
     chosen = make_constraints({"regex": "ab|c", "novel": True, "exclude": ["c"]})
     with pytest.raises(

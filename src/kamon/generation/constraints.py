@@ -48,6 +48,7 @@ from kamon.generation.lookahead import (
     Contexts,
     Guide,
     Trellis,
+    every_document,
     guided_candidates,
     guides_for,
     make_guide,
@@ -78,6 +79,7 @@ MAX_FLOPS_AT_ONCE = 2e9  # parameters times tokens before `should_stop` is asked
 MAX_FLOPS_AT_ONCE_SLOW = 2e6
 MAX_CANDIDATES = 1 << 40
 MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much memory
+MAX_LISTED = 1000  # documents that fulfil the conditions, of which each is a candidate once
 MAX_SUBTRACTED = 100  # known documents that a guide leaves out
 MAX_CHARS = 100  # that tokens may spread over several ones: the most frequent ones
 EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
@@ -276,27 +278,46 @@ def find(
         docs: returns what `novel` compares with.
         should_stop: called with the number of candidates so far. If true, the search ends.
     """
-    block_size = model.config.block_size
     if tokenizer.composed:
         conditions = conditions.in_form(tokenizer.normal)
-    before = prompt_prefix(tokenizer, conditions.prompt, block_size)
-    room = block_size - len(before)
-    conditions.check_model(tokenizer, block_size, room)
-    n = request.n
-    check_room(n)
-    # A document or an answer has no special token but the end.
-    special = frozenset(tokenizer.special.values()) - {request.bos}
-    request = replace(
-        request,
-        prompt_tokens=before,
-        excluded=special,
-        top_k=conditions.top_k,
-        top_p=conditions.top_p,
-    )
+    request, room = prepared(model, tokenizer, request, conditions)
     if replace(conditions, prompt=None) == GenerationConstraints():
         return without_conditions(model, tokenizer, request, room, should_stop)
     listed = Documents.of(docs() if conditions.novel else ())
     plan = make_plan(model, tokenizer, request, conditions, listed, room)
+    return collect(plan, conditions, listed, request.n, room, should_stop)
+
+
+def prepared(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    conditions: GenerationConstraints,
+) -> tuple[SampleRequest, int]:
+    """Return the request with what the conditions say of tokens, and the room of a document.
+
+    Raises: KamonError if this model cannot fulfil the conditions, or not so often.
+    """
+    block_size = model.config.block_size
+    before = prompt_prefix(tokenizer, conditions.prompt, block_size)
+    room = block_size - len(before)
+    conditions.check_model(tokenizer, block_size, room)
+    check_room(request.n)
+    # A document or an answer has no special token but the end.
+    special = frozenset(tokenizer.special.values()) - {request.bos}
+    request = replace(request, prompt_tokens=before, excluded=special)
+    return replace(request, top_k=conditions.top_k, top_p=conditions.top_p), room
+
+
+def collect(
+    plan: Plan,
+    conditions: GenerationConstraints,
+    listed: Documents,
+    n: int,
+    room: int,
+    should_stop: Callable[[int], bool],
+) -> SampleResult:
+    """Return the first n candidates of a plan that fulfil the conditions, or fewer."""
     wanted = n if plan.most is None or not conditions.unique else min(n, plan.most)
     texts: list[str] = []
     numbers: list[int] = []
@@ -383,6 +404,10 @@ def make_plan(
         return plain_plan(model, tokenizer, request, room)
     assert everything
     if request.temperature >= COLD:
+        few = most is not None and most + len(known) <= MAX_LISTED
+        if conditions.unique and few and not request.truncates and not hasattr(model, "drawn"):
+            candidates = every_document(model, tokenizer, request, trellis)
+            return Plan(candidates, PATIENCE, most)
         contexts = survey(model, learned, everything, trellis)
         if make_guide(trellis, contexts).share >= EASY and not request.truncates:
             return replace(plain_plan(model, tokenizer, request, room), most=most)

@@ -677,3 +677,36 @@ def most_probable(
                 reached = arrays.after[context * arrays.vocab_size + v]
                 heappush(heap, (promise, base - logits[v], (*tokens, v), after, reached, False))
     return "", 0, 0
+
+
+def every_document(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, trellis: Trellis
+) -> Candidates:
+    """Yield each document of a trellis once, as a candidate, in a random order.
+
+    Each is the next one with its share of the probability of those left. So this is sampling
+    without repetition. A document arrives at an exponential time with the rate p.
+    """
+    bos, scale = request.bos, 1 / request.temperature
+    stay = [v for v in range(trellis.vocab_size) if v not in request.excluded]
+    prefixes = PrefixCache(model, bos, request.prompt_tokens)
+    arrivals: list[tuple[float, tuple[int, ...]]] = []  # log of the time, tokens
+
+    def arrive(tokens: tuple[int, ...], logprob: float) -> None:
+        time = -math.log1p(-uniform(request.seed, len(arrivals), 0))
+        arrivals.append((math.log(time) - logprob if time else -math.inf, tokens))
+
+    left: list[tuple[tuple[int, ...], int, float]] = [((), 0, 0.0)]
+    while left:
+        tokens, node, logprob = left.pop()
+        if trellis.ends[node] == FULL:
+            arrive(tokens, logprob)
+            continue
+        logits = [scale * logit for logit in prefixes.logits(tokens)]
+        base = log_sum_exp([logits[v] for v in stay]) - logprob
+        if trellis.ends[node]:
+            arrive(tokens, logits[bos] - base)
+        after = trellis.after(node)
+        left.extend(((*tokens, v), after[v], logits[v] - base) for v in stay if after[v] >= 0)
+    for _, tokens in sorted(arrivals):
+        yield tokenizer.normal(tokenizer.decode(tokens)), len(tokens), 1
