@@ -30,7 +30,13 @@ from kamon.evaluation.nearest import NearestDocument, common_subsequence, logpro
 from kamon.generation import constraints
 from kamon.generation import text as text_samples
 from kamon.generation.automaton import ALL, Automaton, sequence, words
-from kamon.generation.constraints import GenerationConstraints, filter_of, find, make_constraints
+from kamon.generation.constraints import (
+    GenerationConstraints,
+    filter_of,
+    find,
+    make_constraints,
+    term_of_pattern,
+)
 from kamon.generation.lookahead import Contexts, guided_document, make_guide, unroll
 from kamon.generation.sampling import (
     LanguageModel,
@@ -39,6 +45,7 @@ from kamon.generation.sampling import (
     numbered_document,
     sample,
 )
+from kamon.generation.search import Matcher, Wildcard, parse
 from kamon.model import Model, load
 from kamon.native import library
 from kamon.ngrams.reference import train_ngram
@@ -526,6 +533,24 @@ def test_the_prompt_takes_room() -> None:
     )
     with pytest.raises(ConfigError, match=message):
         make_constraints({"min_len": 5}).check_model(CHARS, 6, 4)
+
+
+PIECES = ["a", "b", "_", "*", r"\_", r"\*", "\\\\"]
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join))
+def test_patterns_mean_the_same_in_sample_and_fill(pattern: str) -> None:
+    tokenizer = CharTokenizer("ab_*\\")
+    if sum(element is not Wildcard.ANY for element in parse(pattern)) > 4:
+        return
+    matcher = Matcher(parse(pattern), tokenizer, 4)
+    automaton = Automaton(term_of_pattern(pattern))
+    for text in ("".join(chars) for n in range(5) for chars in product("ab_*\\", repeat=n)):
+        places = 1
+        for length, token in enumerate(tokenizer.encode(text)):
+            others, in_pattern = matcher.after(places, length)
+            places = in_pattern.get(token, others)
+        assert matcher.ends(places) == automaton.matches(text), text
 
 
 # ---- the command line

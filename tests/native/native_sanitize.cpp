@@ -229,9 +229,10 @@ int main() {
       };
       const auto sample_guided = [&] {
         return CALL(kamon_sample_guided)(
-            engine, 5, n, temperature, 7, round % 2 ? table : nullptr, 0.5, vocab_size, bos, room,
-            room + 1, positions.data(), next.data(), ends.data(), first_contexts.data(),
-            after.data(), begins.data(), room + 1, chances.data(), round % 3 ? counts.data() : nullptr,
+            engine, 5, n, temperature, 7, 1 + round % vocab_size, round % 4 ? 0.7 : 1.0,
+            round % 2 ? table : nullptr, 0.5, vocab_size, bos, room, room + 1, positions.data(),
+            next.data(), ends.data(), first_contexts.data(), after.data(), begins.data(), room + 1,
+            chances.data(), round % 3 ? counts.data() : nullptr,
             of_docs.data(), sampled.data(), unused_offsets.data(), nullptr);
       };
       if (look_ahead() || sample_guided()) return std::printf("round %d: conditions\n", round), 1;
