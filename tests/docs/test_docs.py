@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "dev"))
 
 import refresh_docs
+from helpers.once import made_once
 from kamon import cli
 from refresh_docs import PAGES, ROOT, Example, examples
 
@@ -29,22 +33,67 @@ def transcripts() -> list[list[Example]]:
     return [examples(block) for page in PAGES for block in blocks(page, "console")]
 
 
+@dataclass
+class Shell:
+    """A folder, at first empty, and the commands that ran in it.
+
+    If other examples begin with the same commands up to a training, they share it.
+    """
+
+    folder: Path
+    shared: Path
+    commands: list[str] = field(default_factory=list)
+
+    def run(self, command: str) -> tuple[int, str]:
+        """Return the exit status and the output of a command."""
+        self.commands.append(" ".join(shlex.split(command, comments=True)))
+        if not re.match(r"kamon (train|sft|dpo|ppo|reward)\b", command):
+            return self.run_now(command)
+
+        def train(made: Path) -> None:
+            code, output = self.run_now(command)
+            (made / "output.json").write_text(json.dumps([code, output]))
+            shutil.copytree(self.folder, made / "folder")
+
+        digest = hashlib.sha256("\n".join(self.commands).encode()).hexdigest()
+        made = made_once(self.shared / digest, train)
+        shutil.rmtree(self.folder)
+        shutil.copytree(made / "folder", self.folder)
+        code, output = json.loads((made / "output.json").read_text())
+        return code, output
+
+    def run_now(self, command: str) -> tuple[int, str]:
+        done = refresh_docs.run(command, self.folder)
+        return done.returncode, done.stdout
+
+    def remove(self, name: str) -> None:
+        if (self.folder / name).exists():
+            self.commands.append(f"rm -r {name}")
+            shutil.rmtree(self.folder / name)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, session_folder: Path) -> Shell:
+    (folder := tmp_path / "empty").mkdir()
+    return Shell(folder, session_folder / "docs")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", transcripts(), ids=lambda block: block[-1].command)
-def test_transcripts(block: list[Example], tmp_path: Path) -> None:
-    """The commands of a block, one after the other in the same folder."""
+def test_transcripts(block: list[Example], shell: Shell) -> None:
+    """The commands of a block run one after the other in the same folder."""
     for command, shown in block:
-        done = refresh_docs.run(command, tmp_path)
-        assert refresh_docs.matches(shown, done.stdout), f"{command} shows\n{done.stdout}"
-        assert done.returncode == 0 or "error: " in shown, f"{command} fails:\n{done.stdout}"
+        code, output = shell.run(command)
+        assert refresh_docs.matches(shown, output), f"{command} shows\n{output}"
+        assert code == 0 or "error: " in shown, f"{command} fails:\n{output}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "kamon" in "".join(blocks(page, "sh"))], ids=lambda p: p.name
 )
-def test_commands_run(page: Path, tmp_path: Path) -> None:
-    """Those of sh blocks whose files the page makes, and the text blocks below them."""
+def test_commands_run(page: Path, shell: Shell) -> None:
+    """The commands of sh blocks run if the page makes their files. Text blocks show the output."""
     output = None
     for block in refresh_docs.blocks(page.read_text(encoding="utf-8")):
         if block.language == "text":
@@ -52,30 +101,32 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
                 assert refresh_docs.matches(f"...{block.text}...", output), output
             output = None
         elif block.language == "console":
-            keep_what_is_made(block.text, tmp_path)
+            keep_what_is_made(block.text, shell)
             output = None
         else:
-            output = run_commands(block.text, tmp_path)
+            output = run_commands(block.text, shell)
 
 
-def keep_what_is_made(console: str, folder: Path) -> None:
-    """Run the commands of a block up to the last one that writes something."""
-    commands = [each.command for each in examples(console)]
-    writes = [bool(re.search(r"^kamon train|>| -o ", command)) for command in commands]
-    for command, now in zip(commands, writes, strict=True):
-        if now and refresh_docs.can_run(command, folder):
-            run_in_turn(command, folder)
+def keep_what_is_made(console: str, shell: Shell) -> None:
+    """Run the commands of a block that write something."""
+    for command, _ in examples(console):
+        if re.search(r"^kamon train|>| -o ", command) and refresh_docs.can_run(
+            command, shell.folder
+        ):
+            run_in_turn(command, shell)
 
 
-def run_commands(text: str, folder: Path) -> str | None:
-    """The output of a block's commands, or None if one of them cannot be run here."""
+def run_commands(text: str, shell: Shell) -> str | None:
+    """Return the output of a block's commands, or None if one of them cannot run here."""
     lines = [line for line in text.splitlines() if line.strip()]
-    outputs = [run_in_turn(line, folder) for line in lines if refresh_docs.can_run(line, folder)]
+    outputs = [
+        run_in_turn(line, shell) for line in lines if refresh_docs.can_run(line, shell.folder)
+    ]
     return "".join(outputs) if len(outputs) == len(lines) else None
 
 
-def run_in_turn(command: str, folder: Path) -> str:
-    """Run a command; what it makes may replace what an earlier block of the page made."""
+def run_in_turn(command: str, shell: Shell) -> str:
+    """Run a command. A model that it makes may replace one of an earlier block of the page."""
     words = shlex.split(command, comments=True)
     target = words[words.index("-o") + 1] if "-o" in words else "model"
     if (
@@ -83,10 +134,10 @@ def run_in_turn(command: str, folder: Path) -> str:
         and words[1] in ("train", "sft", "dpo", "reward", "ppo")
         and "--resume" not in words
     ):
-        shutil.rmtree(folder / target, ignore_errors=True)
-    done = refresh_docs.run(command, folder)
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
-    return done.stdout
+        shell.remove(target)
+    code, output = shell.run(command)
+    assert code == 0, f"{command}\n{output}"
+    return output
 
 
 @pytest.mark.parametrize(
