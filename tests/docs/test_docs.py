@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -33,32 +33,35 @@ def transcripts() -> list[list[Example]]:
     return [examples(block) for page in PAGES for block in blocks(page, "console")]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shell:
-    """A folder, at first empty, and the commands that ran in it.
+    """A folder, at first empty, to run commands in.
 
-    If other examples begin with the same commands up to a training, they share it.
+    A training runs once, even if several examples begin with it: `shared` keeps what it made.
     """
 
     folder: Path
     shared: Path
-    commands: list[str] = field(default_factory=list)
 
     def run(self, command: str) -> tuple[int, str]:
         """Return the exit status and the output of a command."""
-        self.commands.append(" ".join(shlex.split(command, comments=True)))
-        if not re.match(r"kamon (train|sft|dpo|ppo|reward)\b", command):
+        words = shlex.split(command, comments=True)
+        if not trains(words) or {"--resume", "--overwrite", "|"} & {*words}:
             return self.run_now(command)
+        digest = hashlib.sha256(repr(words).encode())
+        for word in words:
+            digest.update(contents(self.folder / word))
 
         def train(made: Path) -> None:
+            before = set(self.folder.iterdir())
             code, output = self.run_now(command)
             (made / "output.json").write_text(json.dumps([code, output]))
-            shutil.copytree(self.folder, made / "folder")
+            (made / "files").mkdir()
+            for path in set(self.folder.iterdir()) - before:
+                path.rename(made / "files" / path.name)
 
-        digest = hashlib.sha256("\n".join(self.commands).encode()).hexdigest()
-        made = made_once(self.shared / digest, train)
-        shutil.rmtree(self.folder)
-        shutil.copytree(made / "folder", self.folder)
+        made = made_once(self.shared / digest.hexdigest(), train)
+        shutil.copytree(made / "files", self.folder, dirs_exist_ok=True)
         code, output = json.loads((made / "output.json").read_text())
         return code, output
 
@@ -66,10 +69,16 @@ class Shell:
         done = refresh_docs.run(command, self.folder)
         return done.returncode, done.stdout
 
-    def remove(self, name: str) -> None:
-        if (self.folder / name).exists():
-            self.commands.append(f"rm -r {name}")
-            shutil.rmtree(self.folder / name)
+
+def trains(words: list[str]) -> bool:
+    return words[0] == "kamon" and words[1] in ("train", "sft", "dpo", "reward", "ppo")
+
+
+def contents(path: Path) -> bytes:
+    """Return the names and the bytes of a file or of all files in a folder, if it exists."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    each = [(str(f.relative_to(path)), f.read_bytes()) for f in files if f.is_file()]
+    return repr(each).encode()
 
 
 @pytest.fixture
@@ -127,14 +136,11 @@ def run_commands(text: str, shell: Shell) -> str | None:
 
 def run_in_turn(command: str, shell: Shell) -> str:
     """Run a command. A model that it makes may replace one of an earlier block of the page."""
+    command = re.sub(r"--budget \S+", "--budget 1s", command)
     words = shlex.split(command, comments=True)
     target = words[words.index("-o") + 1] if "-o" in words else "model"
-    if (
-        words[0] == "kamon"
-        and words[1] in ("train", "sft", "dpo", "reward", "ppo")
-        and "--resume" not in words
-    ):
-        shell.remove(target)
+    if trains(words) and "--resume" not in words:
+        shutil.rmtree(shell.folder / target, ignore_errors=True)
     code, output = shell.run(command)
     assert code == 0, f"{command}\n{output}"
     return output
