@@ -101,7 +101,7 @@ export class LetterPanel {
     return {
       command:
         `# the most likely ways to continue\nkamon complete ${shell(place)} ${prefix ? shell(prefix) : "''"}` +
-        `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(place)} -n 1` +
+        `${flags({ temperature })}\n\n# ${prefix ? "a name that begins like this" : "the name that Finish makes"}\nkamon sample ${shell(place)} -n 1` +
         flags({ prefix, seed, temperature, ...conditions, prompt, given: givenText(given) }),
       python:
         `import kamon\nfrom kamon.completion import next_tokens\n\nmodel = kamon.load(${python(place)})\n` +

@@ -81,7 +81,8 @@ export function choose(logits, temperature, u) {
  * @param {Set<number>} [excluded]  tokens to leave out
  * @returns {number[]}
  */
-export function allowed(logits, temperature, { top_k = null, top_p = 1 }, excluded) {
+export function allowed(logits, temperature, conditions, excluded) {
+  const { top_k = null, top_p = 1 } = conditions;
   let tokens = logits.map((_, token) => token).filter((token) => !excluded?.has(token));
   if (top_k !== null || top_p < 1) {
     tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort, so that the first of equal ones wins
