@@ -231,14 +231,14 @@ def test_words_of_the_model_are_blended_with_those_of_its_ngram(
     assert ngram
     assert ngram.weight == 0.5  # each word occurs many times
     model, tokenizer = text_model.language_model, text_model.tokenizer
-    counted = ngram.counted(gap)
+    counted = replace(ngram.counted(gap), weight=0.3)
     begun = replace(gap, before="\n" + gap.before)
     own = WordSearch(model, tokenizer, begun, 99, MANY // 1000, (), True, None)
     own.run()
     logs = own.with_after() if gap.after else own.logs()
-    joint = {word: math.exp(log) / 2 for word, log in logs.items()}
+    joint = {word: 0.7 * math.exp(log) for word, log in logs.items()}
     for word, log in counted.logs.items():
-        joint[word] = joint.get(word, 0) + math.exp(log) / 2
+        joint[word] = joint.get(word, 0) + 0.3 * math.exp(log)
     scale = math.fsum(joint.values()) if gap.after else 1.0
     found = find_words(*(model, tokenizer, begun, 99, MANY // 1000), may_cut=True, counted=counted)
     assert found.num_found == len(joint)
