@@ -47,7 +47,7 @@ class WordNgram:
             doi:10.1093/biomet/40.3-4.237).
     """
 
-    def __init__(self, docs: Iterable[str], *, whole: bool = True) -> None:
+    def __init__(self, docs: Iterable[str], *, whole: bool = True, order: int = ORDER) -> None:
         """Count the n-gram of these documents, or of their first MAX_CHARS characters.
 
         whole: a text before a gap is the beginning of a document, not a part of it.
@@ -73,7 +73,7 @@ class WordNgram:
         self.names = list(self.numbers)
         self.unknown = len(self.names)
         self.words = [number for name, number in self.numbers.items() if WORD.fullmatch(name)]
-        self.ngram = count_ngram(batch, len(self.names) + 1, ORDER)
+        self.ngram = count_ngram(batch, len(self.names) + 1, order)
 
     def tokens(self, text: str) -> list[int]:
         return [self.numbers.get(token, self.unknown) for token in TOKEN.findall(text)]
@@ -104,7 +104,7 @@ class WordNgram:
         """Return log p of the tokens `after` each word."""
         if not after:
             return [0.0] * len(words)
-        context = before[max(0, len(before) - ORDER + 1) :]
+        context = before[max(0, len(before) - self.ngram.order + 1) :]
         batch = pack_sequences([*context, word, *after] for word in words)
         logprobs, size = self.ngram.logprobs(batch), len(context) + len(after)
         ends = range(size, len(logprobs) + 1, size)

@@ -346,7 +346,7 @@ class WordSearch:
         if text and not text.endswith(PART):
             p = -item.cost * math.fsum([row[token] for token in ends])
             self.add(text[:-1] if joined else text, p)
-            if self.follows and not joined:
+            if self.follows and not joined and (not self.among or text in self.among):
                 self.ends.append(Ended(text, math.log(-item.cost), node, row, [*item.tokens]))
         least = self.least / -item.cost
         return [token for token in followers if row[token] > least]
