@@ -21,6 +21,7 @@ from typing import NamedTuple
 from kamon.errors import ConfigError
 from kamon.generation.branches import Branches, branches_of
 from kamon.generation.sampling import LanguageModel
+from kamon.native.library import above
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.bpe import MARKS, BytePairTokenizer
 
@@ -147,8 +148,8 @@ class Kinds:
 
     data: list[bytes]
     texts: list[int]  # all that a text can have
-    continues: list[int] = field(default_factory=list)
-    joins: list[int] = field(default_factory=list)
+    continues: set[int] = field(default_factory=set)
+    joins: set[int] = field(default_factory=set)
     ends: list[int] = field(default_factory=list)
 
     @classmethod
@@ -163,9 +164,11 @@ class Kinds:
                 if token == tokenizer.bos:
                     kinds.ends.append(token)
             elif not first or re.match(LETTERS, first):  # a part of a character may be a letter
-                kinds.continues.append(token)
+                kinds.continues.add(token)
+            elif first in JOINERS:
+                kinds.joins.add(token)
             else:
-                (kinds.joins if first in JOINERS else kinds.ends).append(token)
+                kinds.ends.append(token)
         return kinds
 
 
@@ -334,7 +337,7 @@ class WordSearch:
             for token in followers:
                 self.extend(item, node, token, -item.cost * row[token])
 
-    def followers(self, item: Beginning, node: int, row: Sequence[float]) -> list[int]:
+    def followers(self, item: Beginning, node: int, row: Sequence[float]) -> Collection[int]:
         """Return the tokens that may follow, and add the word that all others end."""
         if len(item.data) < len(self.needed):
             return self.kinds.texts
@@ -342,14 +345,14 @@ class WordSearch:
         joined = text[-1:] in JOINERS
         followers, ends = kinds.continues, [*kinds.ends, *kinds.joins]
         if text and not joined:
-            followers, ends = [*kinds.continues, *kinds.joins], kinds.ends
+            followers, ends = kinds.continues | kinds.joins, kinds.ends
         if text and not text.endswith(PART):
-            p = -item.cost * math.fsum([row[token] for token in ends])
+            p = -item.cost * math.fsum(map(row.__getitem__, ends))
             self.add(text[:-1] if joined else text, p)
             if self.follows and not joined and (not self.among or text in self.among):
                 self.ends.append(Ended(text, math.log(-item.cost), node, row, [*item.tokens]))
         least = self.least / -item.cost
-        return [token for token in followers if row[token] > least]
+        return [token for token in above(row, least) if token in followers]
 
     def extend(self, item: Beginning, node: int, token: int, p: float) -> None:
         """Keep a beginning with one more token, or add the word that this token ends."""
