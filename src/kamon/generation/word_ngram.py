@@ -81,7 +81,8 @@ class WordNgram:
     def counted(self, gap: Gap, among: Collection[str] = ()) -> Counted:
         """Return log p of the most probable words in the gap, or of those among some words.
 
-        It is log p of a word with the stem, among all these, and with the text after it.
+        It is log p of a word with the stem, among all these, and with the text after it. If the
+        n-gram knows no such word, or a word has begun before the gap, it has no part in the blend.
         """
         if OPEN.search(gap.before):
             return Counted({})
@@ -90,10 +91,12 @@ class WordNgram:
         p = self.ngram.probabilities(before)
         words = [w for w in self.words if self.names[w].startswith(gap.stem)]
         total = math.fsum([p[w] for w in words])
+        if not words:
+            return Counted({})
         if among:
             words = [self.numbers[word] for word in among if word in self.numbers]
         words = heapq.nlargest(MAX_TARGETS // (1 + len(after)), words, key=p.__getitem__)
-        covered = math.fsum([p[w] for w in words]) / (total or 1)
+        covered = math.fsum([p[w] for w in words]) / total
         logs = self.logs_after(before, words, after)
         names = {self.names[w]: math.log(p[w] / total) + logs[i] for i, w in enumerate(words)}
         return Counted(names, covered, self.weight)
