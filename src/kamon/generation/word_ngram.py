@@ -91,7 +91,7 @@ class WordNgram:
         p = self.ngram.probabilities(before)
         words = [w for w in self.words if self.names[w].startswith(gap.stem)]
         total = math.fsum([p[w] for w in words])
-        if not words:
+        if not words or not self.weight:
             return Counted({})
         if among:
             words = [self.numbers[word] for word in among if word in self.numbers]
