@@ -198,7 +198,7 @@ def word_gap(pattern: str) -> Gap | None:
     Raises: ConfigError if there is another gap.
 
     >>> word_gap("a cup of ____")
-    Gap(before='a cup of ', stem='', after='')
+    Gap(before='a cup of ', stem='', after='', ends=False)
     >>> word_gap("ma__a"), word_gap("ma__")
     (None, None)
     """
@@ -230,9 +230,9 @@ def fill_words(
 ) -> WordResult:
     """Return the n most probable words in the gap `____` of a text.
 
-    A word is letters and digits, with single hyphens or apostrophes inside. Its probability is that
-    of the word and of any character after it. If there is text after the gap, it counts too, and
-    the probability is a share among the words found.
+    A word is letters and digits, with single hyphens or apostrophes inside. What follows the gap
+    counts too, which is the end of the entry for a model of a list. The probability is then a share
+    among the words found. Otherwise it is that of the word and of any character after it.
 
     Args:
         effort: the work that the search may do, as a multiple of the usual work.
@@ -255,6 +255,7 @@ def fill_words(
         raise ConfigError(
             "the pattern has no gap for a word", "write ____ with spaces around it for a word"
         )
+    gap = replace(gap, ends=not model.writes_text)
     among = list(map(model.tokenizer.normal, among))
     for word in among:
         if not WORD.fullmatch(word):
@@ -284,7 +285,8 @@ def search_words(
     """Return the result of `find_words`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
     effort = checked_effort(effort)
-    gap = Gap(*map(model.tokenizer.normal, (gap.before, gap.stem, gap.after)))
+    before, stem, after = map(model.tokenizer.normal, (gap.before, gap.stem, gap.after))
+    gap = Gap(before, stem, after, gap.ends)
     size = num_params(model.config)
     if isinstance(model.engine, NativeEngine):
         reads, work = MAX_WORD_READS, MAX_WORD_FLOPS / size
@@ -292,11 +294,13 @@ def search_words(
         reads, work = MAX_READS_SLOW, MAX_FLOPS_SLOW / size / model.config.block_size
     work = max(work, MIN_WORD_READS)
     affordable = min(reads, work, MAX_WORD_EXPANSIONS / model.config.vocab_size)
+    counted = model.word_ngram.counted(gap, among) if model.word_ngram else None
     if model.writes_text and not model.tokenizer.unknown("\n"):
-        gap = Gap("\n" + gap.before, gap.stem, gap.after)  # a sentence begins after a line end
+        gap = replace(gap, before="\n" + gap.before)  # a sentence begins after a line end
     return find_words(
         *(model.language_model, model.tokenizer, gap, n, max(1, int(effort * affordable)), among),
         may_cut=model.writes_text,
+        counted=counted,
     )
 
 

@@ -26,6 +26,7 @@ from kamon.generation.constraints import SampleResult, find, make_constraints
 from kamon.generation.given import Conditional, Given, GivenModel, Recipe, plain_tokenizer
 from kamon.generation.known_prompts import KnownPrompts
 from kamon.generation.sampling import SampleRequest
+from kamon.generation.word_ngram import WordNgram
 from kamon.ngrams.native import count_ngram
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import Checkpoint, unpack_documents, unpack_examples
@@ -131,6 +132,18 @@ class Model:
         if self.training.given:
             return self.conditional.under()
         return self.blended_with(self.docs)
+
+    @cached_property
+    def word_ngram(self) -> WordNgram | None:
+        """The n-gram that joins the model in a search for words.
+
+        None for a packed corpus, a fine-tuned model, or a model of a list without a blend.
+        """
+        training = self.training
+        text = self.writes_text and not training.tuning and not training.corpus.packed
+        if not (training.blend or text):
+            return None
+        return WordNgram(map(self.tokenizer.normal, self.docs), whole=not text)
 
     @cached_property
     def conditional(self) -> Conditional:

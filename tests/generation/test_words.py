@@ -17,11 +17,14 @@ from conftest import Result
 from kamon import ConfigError, Model, complete_words, fill_words, train
 from kamon.cli.interactive import suggest
 from kamon.completion import word_gap
+from kamon.engines.batch import pack_sequences
 from kamon.engines.scalar import softmax
 from kamon.evaluation.score import score, sentences_of
 from kamon.generation.branches import DecodedBranches, branches_of
 from kamon.generation.sampling import LanguageModel
-from kamon.generation.words import WORD, Gap, find_words
+from kamon.generation.word_ngram import ORDER, WordNgram
+from kamon.generation.words import WORD, Counted, Gap, WordSearch, find_words
+from kamon.ngrams.reference import train_ngram
 from kamon.tokenizers.base import Tokenizer
 
 Kamon = Callable[..., Result]
@@ -93,7 +96,7 @@ def test_words_of_characters_are_those_of_all_texts(char_model: Model, before: s
 
 def test_words_are_those_of_a_stem(bpe_model: Model) -> None:
     """The probabilities are those of the words with this beginning, divided by their sum."""
-    every = fill_words(bpe_model, "a cup of ____", MANY // 100, effort=1000)
+    every = complete_words(bpe_model, "a cup of ", MANY // 100, effort=1000)
     some = complete_words(bpe_model, "a cup of t", MANY // 100, effort=1000)
     whole = {word.text: word.probability for word in every.words if word.text.startswith("t")}
     total = math.fsum(whole.values())
@@ -104,7 +107,7 @@ def test_words_are_those_of_a_stem(bpe_model: Model) -> None:
 
 def test_a_bpe_word_has_the_sum_of_all_its_tokens(bpe_model: Model) -> None:
     model, tokenizer = bpe_model.language_model, bpe_model.tokenizer
-    result = fill_words(bpe_model, "a cup of ____", among=["tea"])
+    result = find_words(model, tokenizer, Gap("a cup of "), 1, MANY, among=["tea"])
     before = tokenizer.encode("a cup of")
     pieces = [tokenizer.token_text(token) for token in range(tokenizer.bos)]
     ends = [t for t in range(tokenizer.vocab_size) if not WORD.match(tokenizer.token_text(t)[:1])
@@ -147,14 +150,14 @@ def test_text_after_the_gap_counts(text_model: Model) -> None:
 
 
 def test_shares_after_the_gap_are_those_of_whole_texts(char_model: Model) -> None:
-    """p(word, rest) by the tokens of the whole text, for each word found."""
+    """p(word, rest, end) by the tokens of the whole text, for each word found."""
     result = fill_words(char_model, "a ____ b", 50)
     model, tokenizer = char_model.language_model, char_model.tokenizer
 
     def joint(word: str) -> float:
         decoder, total = model.decoder(), 0.0
-        tokens = tokenizer.encode(f"a {word} b")
-        for token, target in zip([tokenizer.bos, *tokens], tokens, strict=False):
+        tokens = [tokenizer.bos, *tokenizer.encode(f"a {word} b"), tokenizer.bos]
+        for token, target in pairwise(tokens):
             total += math.log(softmax(decoder.push(token))[target])
         return math.exp(total)
 
@@ -163,6 +166,98 @@ def test_shares_after_the_gap_are_those_of_whole_texts(char_model: Model) -> Non
     for word in result.words:
         ratio = joint(word.text) / joint(first.text)
         assert word.probability == pytest.approx(first.probability * ratio, rel=1e-4)
+
+
+def test_words_at_the_end_of_an_entry(char_model: Model) -> None:
+    """p(word, end) by the tokens of the whole text, for each word found."""
+    result = fill_words(char_model, "a ____", 50, effort=100)
+    model, tokenizer = char_model.language_model, char_model.tokenizer
+    joint = {}
+    for word in result.words:
+        decoder, logs = model.decoder(), []
+        for token, target in pairwise(
+            [tokenizer.bos, *tokenizer.encode(f"a {word.text}"), tokenizer.bos]
+        ):
+            logs.append(math.log(softmax(decoder.push(token))[target]))
+        joint[word.text] = math.exp(math.fsum(logs))
+    assert result.total == 1 > result.covered
+    for word in result.words:
+        assert word.probability == pytest.approx(
+            joint[word.text] / math.fsum(joint.values()), rel=1e-2
+        )
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_ngram_of_words_counts_what_follows(whole: bool) -> None:
+    """By the n-gram of `kamon.ngrams.reference`, token by token."""
+    ngram = WordNgram(["a cup of tea.", "a cup of don't-know, he said", "tea of"], whole=whole)
+    docs = ["a cup of tea .", "a cup of don't-know , he said", "tea of"]
+    names = ["", *dict.fromkeys(" ".join(docs).split())]
+    tokens = [[0, *map(names.index, doc.split()), 0] for doc in docs]
+    expected = train_ngram(pack_sequences(tokens), len(names) + 1, ORDER)
+    words = [name for name in names if WORD.fullmatch(name)]
+    assert ngram.weight == (1 - 5 / 14) / 2  # 5 of 14 tokens occur once
+    for gap, after in [
+        (Gap("a cup of "), []),
+        (Gap("a cup of ", "t"), []),
+        (Gap("a new ", "", " of tea"), ["of", "tea"]),
+        (Gap("a cup of ", "", ".", ends=True), [".", ""]),
+    ]:
+        before = [0] * whole + [
+            names.index(t) if t in names else len(names) for t in gap.before.split()
+        ]
+        p = expected.probabilities(before)
+        stems = [word for word in words if word.startswith(gap.stem)]
+        total = math.fsum(p[names.index(word)] for word in stems)
+        found = ngram.counted(gap)
+        assert found.logs.keys() == set(stems)
+        assert found.covered == pytest.approx(1)
+        for word in stems:
+            read = [*before, names.index(word)]
+            log = math.log(p[read[-1]] / total)
+            for name in after:
+                log += math.log(expected.probabilities(read)[names.index(name)])
+                read.append(names.index(name))
+            assert found.logs[word] == pytest.approx(log)
+    assert ngram.counted(Gap("a cup of "), ["tea", "milk"]).logs.keys() == {"tea"}
+    for gap in (Gap("he don'"), Gap("a ", "x")):  # the word has begun, or none begins with x
+        assert ngram.counted(gap) == Counted({})
+
+
+@pytest.mark.parametrize("gap", [Gap("she had a cup of "), Gap("she had a ", "", " of tea")])
+def test_words_of_the_model_are_blended_with_those_of_its_ngram(
+    text_model: Model, gap: Gap
+) -> None:
+    ngram = text_model.word_ngram
+    assert ngram
+    assert ngram.weight == 0.5  # each word occurs many times
+    model, tokenizer = text_model.language_model, text_model.tokenizer
+    counted = replace(ngram.counted(gap), weight=0.3)
+    begun = replace(gap, before="\n" + gap.before)
+    own = WordSearch(model, tokenizer, begun, 99, MANY // 1000, (), True, None)
+    own.run()
+    logs = own.with_after() if gap.after else own.logs()
+    joint = {word: 0.7 * math.exp(log) for word, log in logs.items()}
+    for word, log in counted.logs.items():
+        joint[word] = joint.get(word, 0) + 0.3 * math.exp(log)
+    scale = math.fsum(joint.values()) if gap.after else 1.0
+    found = find_words(*(model, tokenizer, begun, 99, MANY // 1000), may_cut=True, counted=counted)
+    assert found.num_found == len(joint)
+    for word in found.words[:20]:
+        assert word.probability == pytest.approx(joint[word.text] / scale, rel=1e-3)
+    assert fill_words(text_model, gap, 3).words[0].text == found.words[0].text
+
+
+def test_an_ngram_of_words_needs_a_blend(text_model: Model, char_model: Model) -> None:
+    assert char_model.word_ngram is None  # it has no blend
+    model = train(SENTENCES * 9, num_steps=5, tokenizer="bpe", vocab_size=265)
+    assert bool(model.word_ngram) == bool(model.training.blend)
+    tuned = replace(
+        text_model,
+        training=text_model.training
+        | {"corpus": {**text_model.training.corpus, "packed": "somewhere"}},
+    )
+    assert tuned.word_ngram is None
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

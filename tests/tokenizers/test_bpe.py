@@ -19,6 +19,7 @@ from helpers.original import SHARED
 from kamon.data.documents import Documents, nfc
 from kamon.engines.batch import pack_sequences
 from kamon.errors import ConfigError, TokenizerError
+from kamon.native import library
 from kamon.tokenizers import bpe
 from kamon.tokenizers.bpe import BYTES, SPLIT, BytePairTokenizer, Pair, pieces_of
 
@@ -502,3 +503,18 @@ def test_characters_that_begin_in_a_token() -> None:
         )
     assert TRAINED.chars_per_token[TRAINED.bos] == 0
     assert len(TRAINED.chars_per_token) == TRAINED.vocab_size
+
+
+@pytest.mark.skipif(bool(library.why_not()), reason="needs the native library")
+def test_many_pieces_are_merged_as_one_by_one() -> None:
+    rng = random.Random(3)
+    for letters in ("ab", "abcdé ", "0aß日\0"):
+        texts = ["".join(rng.choices(letters, k=rng.randrange(30))) for _ in range(40)]
+        tokenizer = BytePairTokenizer.train(texts, BYTES + rng.randrange(2, 60))
+        one_by_one, together = (bpe.Pieces(tokenizer.merges) for _ in range(2))
+        pieces = ["".join(rng.choices(letters, k=rng.randrange(40))) for _ in range(300)]
+        together["kept"] = "as it is"
+        together.add(["kept", *pieces])
+        assert together.pop("kept") == "as it is"
+        assert together == {piece: one_by_one[piece] for piece in pieces}
+        together.add([])

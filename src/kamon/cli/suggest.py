@@ -66,7 +66,7 @@ def exchange(model: Model, elements: Sequence[Element], unknown: str) -> list[El
             model.tokenizer.encode("".join(x for x in elements if isinstance(x, str)))
         except TokenizerError as error:
             raise TokenizerError(
-                str(error),
+                error.message,
                 "--unknown replace takes the closest known characters, --unknown skip drops them",
             ) from None
     exchanged = replacements(model.tokenizer, elements, unknown)

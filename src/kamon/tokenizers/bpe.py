@@ -17,9 +17,11 @@ import codecs
 import heapq
 import json
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate, chain
 from operator import add
 from unicodedata import category
 
@@ -27,6 +29,8 @@ from kamon.config import require_int
 from kamon.data.documents import NUL, nfc
 from kamon.engines.batch import BOS, PackedBatch
 from kamon.errors import ConfigError, TokenizerError
+from kamon.native import library
+from kamon.native.library import address
 from kamon.tokenizers.base import (
     MAX_SHOWN,
     Tokenizer,
@@ -39,6 +43,7 @@ BYTES = 256
 MAX_VOCAB = 1 << 18
 MAX_SPECIALS = 1_000
 MAX_CACHED = 1 << 18  # pieces whose tokens are cached
+MIN_NATIVE_PIECES = 1000  # of a text: for fewer, Python is fast enough
 MAX_RULED_OUT = 100  # unfinished characters whose `ruled_out` is cached
 BLOCK = 1 << 20  # characters that are split together
 
@@ -293,7 +298,10 @@ class BytePairTokenizer(Tokenizer):
         return cls(pairs, specials, composed=form is not None, version=version)
 
     def _encoded(self, text: str) -> str:
-        return "".join(map(self._pieces.__getitem__, pieces_of(text, self.version)))
+        pieces = pieces_of(text, self.version)
+        if len(pieces) >= MIN_NATIVE_PIECES:
+            self._pieces.add(pieces)
+        return "".join(map(self._pieces.__getitem__, pieces))
 
     def _encoded_blocks(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """Yield the tokens of each text, many texts at a time."""
@@ -308,10 +316,11 @@ class BytePairTokenizer(Tokenizer):
 class Pieces(dict[str, str]):
     """A cache of the tokens of pieces. Kamon empties it when it is full."""
 
-    def __init__(self, merges: Iterable[Pair]) -> None:
+    def __init__(self, merges: Sequence[Pair]) -> None:
         self.pairs = {
             chr(token): chr(left) + chr(right) for token, (left, right) in enumerate(merges, BYTES)
         }
+        self.merges = array("i", chain.from_iterable(merges))
         self.made = {pair: token for token, pair in self.pairs.items()}
 
     def __missing__(self, piece: str) -> str:
@@ -319,6 +328,26 @@ class Pieces(dict[str, str]):
             self.clear()
         self[piece] = tokens = self.merge(tokens_of(piece))
         return tokens
+
+    def add(self, pieces: Iterable[str]) -> None:
+        """Merge the new ones of these pieces with one native call, if it is built.
+
+        One by one, they would take many times as long.
+        """
+        new = [piece for piece in dict.fromkeys(pieces) if piece not in self]
+        if library.why_not() or len(self) + len(new) > MAX_CACHED:
+            return
+        codes = [tokens_of(piece) for piece in new]
+        ends = array("q", accumulate(map(len, codes)))
+        text = bytearray("".join(codes), "latin-1")
+        tokens = library.zeros(len(text), "i")
+        error = library.exact("merge_pieces")(
+            *(address(self.merges), len(self.pairs), address(text)),
+            *(len(new), address(ends), address(tokens)),
+        )
+        library.raise_for(error)
+        merged = "".join(map(chr, tokens[: ends[-1] if ends else 0]))
+        self.update(zip(new, map(merged.__getitem__, map(slice, [0, *ends], ends)), strict=True))
 
     def merge(self, tokens: str) -> str:
         """Return the tokens that all merges make of bytes."""

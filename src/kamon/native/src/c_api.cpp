@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "bpe.hpp"
 #include "branches.hpp"
 #include "documents.hpp"
 #include "engine.hpp"
@@ -529,6 +530,23 @@ API(int, kamon_sum_documents)(const int32_t* tokens, int64_t num_tokens, const i
     sum_documents(docs, logprobs, totals, indices);
     return Error::none;
   });
+}
+
+// pairs: two tokens for each merge. text, ends, tokens: see merge_pieces.
+API(int, kamon_merge_pieces)(const int32_t* pairs, int64_t num_merges, const uint8_t* text,
+                             int64_t num_pieces, int64_t* ends, int32_t* tokens) {
+  return error_of([&] {
+    merge_pieces(Merges(pairs, num_merges), text, num_pieces, ends, tokens);
+    return Error::none;
+  });
+}
+
+// Writes which numbers of a row are above `least`, in order. Returns how many they are.
+API(int64_t, kamon_above)(int64_t n, const double* row, double least, int32_t* found) {
+  int64_t size = 0;
+  for (int64_t i = 0; i < n; i++)
+    if (row[i] > least) found[size++] = int32_t(i);
+  return size;
 }
 
 // Measures the peak speed of one core in GFLOP/s, for multiply-adds in vectors of this build.
