@@ -26,7 +26,7 @@ from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation.nearest import NearestDocument, common_subsequence, logprobs, positions
-from kamon.generation import constraints
+from kamon.generation import constraints, lookahead
 from kamon.generation.automaton import ALL, Automaton, sequence, words
 from kamon.generation.constraints import (
     GenerationConstraints,
@@ -209,6 +209,14 @@ def test_the_most_probable_document(given: dict[str, Any]) -> None:
     assert find(engine, CHARS, request, make_constraints(given), lambda: [best]).texts == [best] * 2
     fresh = find(engine, CHARS, request, make_constraints(given | {"novel": True}), lambda: [best])
     assert fresh.texts[0] not in (best, "")
+
+
+def test_search_that_may_read_nothing_finishes_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookahead, "MAX_READS", 0)
+    for asked in ({"min_len": 1}, {"suffix": "dd"}, {"regex": "(ab|c)+"}):
+        conditions = make_constraints(asked)
+        (text,) = find(tiny(), CHARS, SampleRequest(1, 0.0, 5, BOS), conditions, list).texts
+        assert filter_of(conditions)(text)
 
 
 def all_texts(longest: int) -> list[str]:
