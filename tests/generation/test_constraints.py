@@ -219,6 +219,14 @@ def test_the_most_probable_document(given: dict[str, Any]) -> None:
     assert fresh.texts[0] not in (best, "")
 
 
+def test_search_that_may_read_nothing_finishes_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookahead, "MAX_READS", 0)
+    for asked in ({"min_len": 1}, {"suffix": "dd"}, {"regex": "(ab|c)+"}):
+        conditions = make_constraints(asked)
+        (text,) = find(tiny(), CHARS, SampleRequest(1, 0.0, 5, BOS), conditions, list).texts
+        assert filter_of(conditions)(text)
+
+
 def all_texts(longest: int) -> list[str]:
     return ["".join(text) for n in range(longest + 1) for text in product("abcd", repeat=n)]
 

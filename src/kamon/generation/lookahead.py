@@ -646,7 +646,7 @@ def most_probable(
     """Return the most probable document that fits and is not known, as a candidate.
 
     The search reads the most promising beginning first. It misses the best document only if the
-    n-gram takes too little for the chance of an end. Temperature 0 counts as 1 here.
+    n-gram takes too little for the chance of an end, or after MAX_READS. Temperature 0 counts as 1.
 
     guide: with the chances at temperature 1.
     """
@@ -657,8 +657,10 @@ def most_probable(
     most = min(effort * MAX_READS, MAX_EXPANSIONS / arrays.vocab_size)
     # −log p with the chance of the rest, −log p, tokens, node, context, and whether it has ended
     heap: list[tuple[float, float, tuple[int, ...], int, int, bool]] = [(0, 0, (), 0, 0, False)]
-    while heap and prefixes.reads < most:
+    while heap:
         _, cost, tokens, node, context, ended = heappop(heap)
+        if prefixes.reads >= most:
+            heap.clear()  # it compares no more, but finishes this document
         if ended or arrays.ends[node] == FULL:
             text = tokenizer.normal(tokenizer.decode(tokens))
             if fits(text) and text not in known:
