@@ -146,7 +146,7 @@ def complete(
     check_text("the prefix", prefix)
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
-    if isinstance(model.tokenizer, CharTokenizer):
+    if isinstance(model.tokenizer, CharTokenizer) and not model.tokenizer.boundaries():
         result = search_model(model, [*prefix, Wildcard.ANY], n, effort)
     else:
         openings = prefixes_of(model.language_model, model.tokenizer, prefix)

@@ -240,7 +240,8 @@ def plain(model: Model) -> Model:
     made: Tokenizer
     if isinstance(tokenizer, CharTokenizer):
         added = [char for char in tokenizer.added if len(char) == 1]
-        made = CharTokenizer(tokenizer.chars, added, composed=tokenizer.composed)
+        clusters = tokenizer.clusters.all if tokenizer.clusters else ()
+        made = CharTokenizer(tokenizer.chars, added, composed=tokenizer.composed, clusters=clusters)
     else:
         assert isinstance(tokenizer, BytePairTokenizer)
         made = BytePairTokenizer(

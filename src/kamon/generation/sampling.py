@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from operator import sub
@@ -19,6 +19,8 @@ from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
 from kamon.tokenizers.base import Tokenizer
 
+REDRAWN = 1 << 40  # added to the number of a sample that is drawn again
+MAX_REDRAWN = 100  # times: then each token is one that a text may have
 INVALID = "\ufffd"  # replaces bytes that are not UTF-8
 BYTES_OF_TEXT = 100.0  # memory of a short text and of the numbers about it
 
@@ -216,7 +218,10 @@ def check_room(n: int, length: int = 0) -> None:
 def sample_texts(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest
 ) -> tuple[list[str], list[int]]:
-    """Return the documents of `sample` as texts, and the number of tokens of each."""
+    """Return the documents of `sample` as texts, and the number of tokens of each.
+
+    If the tokenizer knows the clusters of a list, all texts are made of them: see `drawn_again`.
+    """
     batch = sample(model, request)
     texts = tokenizer.decode_documents(batch)
     sizes = list(map(sub, batch.offsets[1:], batch.offsets))
@@ -231,7 +236,39 @@ def sample_texts(
             )
             tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
             texts[i] = tokenizer.normal(tokenizer.decode(tokens))
+        elif tokenizer.clusters and not tokenizer.clusters.matches(text):
+            known = tokenizer.clusters.beginning(text)
+            if known is not None and sizes[i] == room:  # the room ended inside a character
+                texts[i] = known
+            else:
+                texts[i], sizes[i] = drawn_again(model, tokenizer, request, request.first + i)
     return texts, sizes
+
+
+def drawn_again(
+    model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, number: int
+) -> tuple[str, int]:
+    """Return another text for a sample with a cluster that the list does not have, and its size.
+
+    Kamon draws until a text has only clusters of the list. So the samples follow the model's own
+    distribution over such texts. At a temperature near 0, all draws are the same. Then Kamon draws
+    each token from those that such a text may have.
+    """
+    clusters, room = tokenizer.clusters, model.config.block_size - len(request.prompt_tokens)
+    assert clusters
+    for again in range(1, MAX_REDRAWN + 1 if request.temperature else 1):
+        first = (number + again * REDRAWN) % (1 << 62)
+        batch = sample(model, replace(request, n=1, first=first))
+        (text,), size = tokenizer.decode_documents(batch), len(batch.tokens)
+        known = clusters.beginning(text)
+        if known is not None and (known == text or size == room):
+            return known, size
+    u = partial(uniform, request.seed, number)
+    tokens = sample_document(
+        *(model, request.bos, request.temperature, u),
+        *(request.prompt_tokens, request.excluded, tokenizer),
+    )
+    return clusters.beginning(tokenizer.decode(tokens)) or "", len(tokens)
 
 
 def as_text(
