@@ -7,7 +7,7 @@ counts clusters with this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Protocol
 
@@ -51,6 +51,27 @@ def num_graphemes(text: str) -> int:
 def first_graphemes(text: str, n: int) -> str:
     """Return the first n grapheme clusters of a text."""
     return text[:n] if text.isascii() else "".join(graphemes(text)[:n])
+
+
+def lengths_of(texts: Collection[str]) -> list[int]:
+    """Return the number of grapheme clusters of each text."""
+    return list(map(len if one_code_point_each(texts) else num_graphemes, texts))
+
+
+def one_code_point_each(texts: Iterable[str]) -> bool:
+    """Return whether it is plain that each grapheme cluster of the texts is one code point."""
+    joined = "".join(texts)
+    return joined.isascii() or not any_join(set(joined))
+
+
+def grapheme_at(text: str, place: int) -> str:
+    """Return the grapheme cluster with the code point at this place, or "" at the end."""
+    end = 0
+    for cluster in graphemes(text):
+        end += len(cluster)
+        if end > place:
+            return cluster
+    return ""
 
 
 def any_join(chars: Iterable[str]) -> bool:
@@ -185,9 +206,14 @@ class Clusters:
             state = after
         return text if self.whole[state] else "".join(graphemes(text)[:-1])
 
-    def allowed(self, text: str) -> set[str]:
-        """Return the code points that may follow, and "" if the text may end here."""
+    def allowed(self, text: str) -> set[str] | None:
+        """Return the code points that may follow, and "" if the text may end here.
+
+        The result is None if no text begins so.
+        """
         state = 0
         for char in text:
+            if char not in self.rows[state]:
+                return None
             state = self.rows[state][char]
         return {*self.rows[state], *([""] if self.whole[state] else [])}

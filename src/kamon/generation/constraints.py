@@ -616,7 +616,7 @@ def allowed(
     return sorted(tokens)
 
 
-def filter_of(c: GenerationConstraints, clusters: Clusters | None) -> Callable[[str], bool]:
+def filter_of(c: GenerationConstraints, clusters: Clusters | None = None) -> Callable[[str], bool]:
     """Return whether a text fulfils the conditions of one whole document, as a function to call.
 
     clusters: of a Tokenizer.

@@ -184,9 +184,9 @@ class CharTokenizer(Tokenizer):
 
     def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
         special = frozenset(self.special.values()) - {self.bos}
-        if not self.clusters:
+        allowed = self.clusters.allowed(self.decode(tokens)) if self.clusters else None
+        if allowed is None:
             return special
-        allowed = self.clusters.allowed(self.decode(tokens))
         own = {token for char, token in self._tokens.items() if char not in allowed}
         return special | own | (frozenset() if "" in allowed else {self.bos})
 
