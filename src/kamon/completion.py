@@ -66,6 +66,9 @@ def next_tokens(
 ) -> list[NextToken]:
     """Return the probability of every token after `prefix`, the most probable first.
 
+    If the tokenizer knows the grapheme clusters of the list, these are the tokens that a text of
+    such clusters may have here.
+
     A model of text reads as much of the end of `prefix` as it can.
 
     Raises:
@@ -100,6 +103,10 @@ def next_tokens(
             before = texts.get(name, -math.inf)
             texts[name] = logprob if before == -math.inf else log_sum_exp([before, logprob])
         names, logits = list(texts), list(texts.values())
+    elif tokenizer.clusters:
+        out = tokenizer.ruled_out(tokens)
+        rest = [token for token in range(len(names)) if token not in out]
+        names, logits = [names[token] for token in rest], [logits[token] for token in rest]
     return with_names(names, logits, temperature)
 
 

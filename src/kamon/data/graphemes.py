@@ -185,6 +185,13 @@ class Clusters:
             for apart, joined in zip(apart_after, self.joined, strict=True)
         ]
 
+    def table(self) -> list[tuple[bool, dict[str, int], dict[str, int]]]:
+        """Return each state: `is_whole`, and the states after a new and after a joined one."""
+        return [
+            (whole, {char: state for char, state in row.items() if char not in joined}, joined)
+            for whole, row, joined in zip(self.whole, self.rows, self.joined, strict=True)
+        ]
+
     def step(self, state: int, char: str) -> tuple[int, bool] | None:
         after = self.rows[state].get(char)
         return None if after is None else (after, char not in self.joined[state])

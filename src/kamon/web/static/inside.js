@@ -7,6 +7,7 @@ import { button, explained, field, h, panel, append, replaceContent } from "./do
 import { EmbeddingPanel } from "./embedding_panel.js";
 import { percent } from "./format.js";
 import { GraphPanel } from "./graph_panel.js";
+import { fitting } from "./graphemes.js";
 import { heat } from "./heat.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
@@ -323,7 +324,7 @@ async function firstText(model, signal) {
       return text;
     }
     const found = await api.sample({ model: model.id, n: 1, temperature: 0, min_len: 1 }, signal);
-    return [...(found.samples[0]?.text ?? "")].slice(0, length).join("");
+    return fitting(found.samples[0]?.text ?? "", length);
   } catch (error) {
     if (api.isAbort(error)) throw error;
     return "";
