@@ -64,7 +64,7 @@ class Score(NamedTuple):
     @property
     def surprising(self) -> str:
         """The least likely character, or "" for the end."""
-        return self.scored[self.surprise : self.surprise + 1]
+        return grapheme_at(self.scored, self.surprise)
 
 
 def score(
