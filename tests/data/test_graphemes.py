@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.helpers.scripts import LISTS
 
@@ -63,6 +63,7 @@ def test_code_points_that_join_others() -> None:
 
 
 @given(st.text(CHARS, max_size=12))
+@example("aक्ष a👩\u200d👩 🇩🇪🇫🇷 aक\u200dष \u0600a")
 def test_boundaries_of_any_text(text: str) -> None:
     boundaries, state, found = AnyClusters(), 0, ""
     for char in text:
@@ -95,3 +96,12 @@ def test_texts_of_the_clusters_of_a_list(name: str, data: st.DataObject) -> None
             assert (char in allowed) == (clusters.beginning(text + char) is not None)
     else:
         assert clusters.allowed(text) is None
+
+
+def test_clusters_that_join_the_next_one() -> None:
+    clusters = Clusters(clusters_of(["जगत्", "मत", "🇩🇪"]))
+    assert clusters.matches("मजगत्")
+    assert not clusters.matches("जगत्म")  # its last cluster is त्म
+    assert clusters.allowed("जगत्") == {"", "🇩"}
+    assert clusters.matches("🇩🇪🇩🇪")
+    assert not clusters.matches("🇩🇪🇩")

@@ -193,6 +193,13 @@ def test_fill_and_complete() -> None:
     assert not complete(model, "ि", 5).documents
 
 
+def test_search_ends_where_a_cluster_does() -> None:
+    model = model_of("Hindi", block_size=4, num_steps=3)
+    texts = [each.text for each in fill(model, "*", 300, effort=50).documents]
+    assert max(map(len, texts)) == 4
+    assert known("Hindi").issuperset(chain.from_iterable(map(graphemes, texts)))
+
+
 def test_next_tokens_are_those_that_may_follow() -> None:
     model = model_of("Hindi")
     first = next_tokens(model)
