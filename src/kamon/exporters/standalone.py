@@ -302,17 +302,30 @@ def whole_characters(text: str) -> str | None:
 def num_characters(text: str) -> int:
     """Return how many characters people see.
 
-    A mark always belongs to the character before it, except if the list has it otherwise.
+    It knows those of the list. For others, a few rules say which code points belong together.
     """
-    if not CLUSTERS:
-        return len(text)
-    state, number = 0, 0
+    number, state, before = 0, 0, ""
     for char in text:
-        _, new, joined = clusters()[state]
-        is_new = char in new if char in new or char in joined else category(char)[0] != "M"
-        number += is_new
-        state = joined.get(char, new.get(char, clusters()[0][1].get(char, 0)))
+        _, new, joined = clusters()[state] if CLUSTERS else (True, {}, {})
+        known = char in new or char in joined
+        number += char in new if known else not (before and joins(before, char))
+        if CLUSTERS:
+            state = joined.get(char, new.get(char, clusters()[0][1].get(char, 0)))
+        half = "\U0001f1e6" <= char <= "\U0001f1ff" and not joins(before, char)
+        before = char if half or not "\U0001f1e6" <= char <= "\U0001f1ff" else ""
     return number
+
+
+def joins(before: str, char: str) -> bool:
+    """Return whether a code point belongs to the same character as the one before it."""
+    if category(char)[0] == "M" or char in "\u200c\u200d\u0e33\u0eb3":
+        return True
+    if "\U0001f3fb" <= char <= "\U0001f3ff" or "\u1160" <= char <= "\u11ff":  # skin, Hangul
+        return True
+    if "\U0001f1e6" <= before <= "\U0001f1ff":  # the first half of a flag
+        return "\U0001f1e6" <= char <= "\U0001f1ff"
+    viramas = "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d"
+    return before == "\u200d" or (before in viramas and category(char) == "Lo")
 
 
 class BytePairs:
