@@ -153,8 +153,8 @@ def complete(
     check_text("the prefix", prefix)
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
-    if isinstance(model.tokenizer, CharTokenizer) and not model.tokenizer.boundaries():
-        result = search_model(model, [*prefix, Wildcard.ANY], n, effort)
+    if isinstance(model.tokenizer, CharTokenizer):
+        result = search_model(model, [Wildcard.ANY], n, effort, prefix=prefix)
     else:
         openings = prefixes_of(model.language_model, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
@@ -370,6 +370,7 @@ def search_model(
     n: int,
     effort: float,
     begin: Sequence[Candidate] = NOTHING,
+    prefix: str = "",
 ) -> SearchResult:
     """Return the result of `search`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
@@ -379,4 +380,4 @@ def search_model(
     config = model.config
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     max_reads = max(1, int(effort * affordable))
-    return search(model.language_model, model.tokenizer, pattern, n, max_reads, begin)
+    return search(model.language_model, model.tokenizer, pattern, n, max_reads, begin, prefix)

@@ -35,6 +35,7 @@ from kamon.generation.automaton import (
     characters,
     one_cluster,
     sequence,
+    words,
 )
 from kamon.generation.sampling import LanguageModel, PrefixCache, log_sum_exp
 from kamon.tokenizers.base import Tokenizer
@@ -139,14 +140,16 @@ def search(
     n: int,
     max_reads: int,
     begin: Sequence[Candidate] = NOTHING,
+    prefix: str = "",
 ) -> SearchResult:
     """Return the n most probable documents that match; their shares are 0.
 
     Args:
         max_reads: tokens to read for an exact answer, and as many again if that is not enough.
         begin: prefixes that all documents start with; the pattern is for what follows them.
+        prefix: the code points that all documents start with, if the pattern is `*`.
     """
-    return BestFirstSearch(model, tokenizer, pattern, n, max_reads).run(begin)
+    return BestFirstSearch(model, tokenizer, pattern, n, max_reads, prefix).run(begin)
 
 
 class BestFirstSearch:
@@ -159,6 +162,7 @@ class BestFirstSearch:
         pattern: Sequence[Element],
         n: int,
         max_reads: int,
+        prefix: str,
     ) -> None:
         self.tokenizer = tokenizer
         self.n = n
@@ -167,9 +171,9 @@ class BestFirstSearch:
         boundaries = tokenizer.boundaries()
         self.matcher: Matcher | ClusterMatcher
         if boundaries:
-            self.matcher = ClusterMatcher(pattern, tokenizer, self.block_size, boundaries)
+            self.matcher = ClusterMatcher(pattern, tokenizer, self.block_size, boundaries, prefix)
         else:
-            self.matcher = Matcher(pattern, tokenizer, self.block_size)
+            self.matcher = Matcher([*prefix, *pattern], tokenizer, self.block_size)
         self.prefixes = PrefixCache(model, tokenizer.bos)
         self.best: list[tuple[float, tuple[int, ...]]] = []  # a heap, the least probable first
         self.special = set(tokenizer.special.values())  # no text has them
@@ -330,11 +334,13 @@ class ClusterMatcher:
         tokenizer: Tokenizer,
         block_size: int,
         boundaries: Boundaries,
+        prefix: str = "",
     ) -> None:
-        self.automaton = ClusterAutomaton([term_of(pattern)], boundaries)
+        begins = sequence(words([prefix]), ALL)
+        self.automaton = ClusterAutomaton([begins, term_of(pattern)], boundaries)
         self.tokenizer = tokenizer
         self.block_size = block_size
-        text = "".join(element for element in pattern if isinstance(element, str))
+        text = prefix + "".join(element for element in pattern if isinstance(element, str))
         tokenizer.encode(text)  # raises TokenizerError
         size = len(text) + sum(element is Wildcard.ONE for element in pattern)
         if size > block_size:
