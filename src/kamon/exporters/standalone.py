@@ -649,7 +649,7 @@ class Search:
         if size >= len(self.forced):
             self.keep(base - logits[BOS], tokens)
         extensions = []
-        out = tokenizer().ruled_out(tokens) if CLUSTERS else self.special
+        out = {BOS, *tokenizer().ruled_out(tokens)} if CLUSTERS else self.special
         for token in self.forced[size : size + 1] or range(VOCAB_SIZE):
             extended = base - logits[token]
             if token in out or extended >= self.worst():
