@@ -7,8 +7,9 @@ counts clusters with this module.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Protocol
 
 # What may follow the beginning of a cluster, and whether it would join it, is all that the rules
@@ -17,7 +18,7 @@ from typing import Protocol
 # after a virama.
 PROBES = (
     *("\u0301", "a", "\U0001f1e9", "\u1100", "\u1161", "\u11a8", "\uac00"),
-    *("\U0001f469", "\u200d\U0001f469", "\u0915", "\u094d\u0915", "\n"),
+    *("\U0001f469", "\u200d\U0001f469", "\u0915", "\u094d\u0915"),
 )
 FIRST_MARK = "\u0300"  # no character below it joins another, except for a line end
 
@@ -74,6 +75,15 @@ def grapheme_at(text: str, place: int) -> str:
     return ""
 
 
+def clipped(text: str, most: int) -> str:
+    """Return the text, or its first clusters and "…" if it has more than `most`.
+
+    >>> clipped("हिन्दी", 2), clipped("anna", 3)
+    ('हिन्दी', 'an…')
+    """
+    return text if num_graphemes(text) <= most else first_graphemes(text, most - 1) + "…"
+
+
 def any_join(chars: Iterable[str]) -> bool:
     """Return whether some of these code points form a cluster with others.
 
@@ -92,6 +102,16 @@ def joins(char: str) -> bool:
 def clusters_of(docs: Iterable[str]) -> set[str]:
     """Return the grapheme clusters that occur in these documents."""
     return set().union(*map(graphemes, docs))
+
+
+def continues(begun: str, texts: Sequence[str]) -> list[bool]:
+    """Return for each text whether all of it belongs to a cluster that has begun before it."""
+    ends = set(accumulate(map(len, graphemes("\n".join(begun + text for text in texts)))))
+    found, place = [], len(begun)
+    for text in texts:
+        found.append(ends.isdisjoint(range(place, place + len(text))))
+        place += len(text) + 1 + len(begun)
+    return found
 
 
 class Boundaries(Protocol):
@@ -124,7 +144,7 @@ class AnyClusters:
         return found
 
     def number(self, begun: str) -> int:
-        after = tuple(num_graphemes(begun + probe) == 1 for probe in PROBES)
+        after = tuple(continues(begun, PROBES))
         number = self.numbers.setdefault(after, len(self.begun))
         if number == len(self.begun):
             self.begun.append(begun)
@@ -162,7 +182,8 @@ class Clusters:
         first = following.get("", [])
         new: dict[int, frozenset[str]] = {}  # code points that begin a cluster after this state
         for state in {*begun.values()}:
-            apart = [char for char in first if boundaries.step(state, char)[1]]
+            joined = continues(boundaries.begun[state], first)
+            apart = [char for char, joins in zip(first, joined, strict=True) if not joins]
             new[state] = frozenset(apart)
         numbers: dict[object, int] = {}
         state_of: dict[str, int] = {}

@@ -12,7 +12,7 @@ import { heat } from "./heat.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
-import { attentionSentence, labelsOf, surpriseChart, surpriseSentence, weightsOf } from "./trace.js";
+import { attentionSentence, labelsOf, surpriseChart, surpriseOfLetters, surpriseSentence, weightsOf } from "./trace.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -55,7 +55,7 @@ class InsideView {
     this.map = heat("Attention: each token (row) attends to the tokens up to it (columns)", (row) => this.look(row));
     this.attentionTold = h("p", { class: "told" });
     this.attentionSources = h("div");
-    this.surprise = bars("Surprisal of each letter, in bits", { look: (row) => this.look(row) });
+    this.surprise = bars("Surprisal of each letter, in bits", { look: (letter) => this.lookAt(letter) });
     this.surpriseTold = h("p", { class: "told" });
     this.surpriseSources = h("div");
     this.embeddings = new EmbeddingPanel(context, model, (id) => this.lookAtToken(id));
@@ -183,6 +183,11 @@ class InsideView {
   lookAtToken(id) {
     const row = this.trace?.tokens.findIndex((each) => each.id === id) ?? -1;
     if (row >= 0) this.look(row);
+  }
+
+  /** @param {number} letter  in the chart of surprisals */
+  lookAt(letter) {
+    if (this.trace) this.look(surpriseOfLetters(this.trace)[letter]?.row ?? -1);
   }
 
   /** @param {number} row */
