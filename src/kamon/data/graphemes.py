@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Protocol
 
 # What may follow the beginning of a cluster, and whether it would join it, is all that the rules
@@ -20,6 +20,7 @@ PROBES = (
     *("\u0301", "a", "\U0001f1e9", "\u1100", "\u1161", "\u11a8", "\uac00"),
     *("\U0001f469", "\u200d\U0001f469", "\u0915", "\u094d\u0915"),
 )
+MAX_CLUSTERS = 20_000  # of a list: one with more does not keep them
 FIRST_MARK = "\u0300"  # no character below it joins another, except for a line end
 
 
@@ -104,14 +105,24 @@ def clusters_of(docs: Iterable[str]) -> set[str]:
     return set().union(*map(graphemes, docs))
 
 
-def continues(begun: str, texts: Sequence[str]) -> list[bool]:
-    """Return for each text whether all of it belongs to a cluster that has begun before it."""
-    ends = set(accumulate(map(len, graphemes("\n".join(begun + text for text in texts)))))
-    found, place = [], len(begun)
-    for text in texts:
+def continues(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Return whether all of the second text belongs to a cluster that begins with the first."""
+    ends = set(accumulate(map(len, graphemes("\n".join([a + b for a, b in pairs])))))
+    found, place = [], 0
+    for begun, text in pairs:
+        place += len(begun)
         found.append(ends.isdisjoint(range(place, place + len(text))))
-        place += len(text) + 1 + len(begun)
+        place += len(text) + 1
     return found
+
+
+def clusters_to_keep(docs: Iterable[str], chars: Iterable[str]) -> set[str]:
+    """Return the clusters of a list if some have several code points, but not too many of them.
+
+    chars: the code points of the list.
+    """
+    found = clusters_of(docs) if any_join(chars) else set()
+    return found if len(found) <= MAX_CLUSTERS else set()
 
 
 class Boundaries(Protocol):
@@ -143,8 +154,14 @@ class AnyClusters:
             found = self.steps[state, char] = self.number(char if begins else begun), begins
         return found
 
-    def number(self, begun: str) -> int:
-        after = tuple(continues(begun, PROBES))
+    def begin(self, chars: Sequence[str]) -> None:
+        """Learn the steps from the start, which is faster together."""
+        after = iter(continues([(char, probe) for char in chars for probe in PROBES]))
+        for char in chars:
+            self.steps[0, char] = self.number(char, tuple(islice(after, len(PROBES)))), True
+
+    def number(self, begun: str, after: tuple[bool, ...] = ()) -> int:
+        after = after or tuple(continues([(begun, probe) for probe in PROBES]))
         number = self.numbers.setdefault(after, len(self.begun))
         if number == len(self.begun):
             self.begun.append(begun)
@@ -170,6 +187,7 @@ class Clusters:
     def __init__(self, clusters: Iterable[str]) -> None:
         self.all = frozenset(clusters)
         boundaries = AnyClusters()
+        boundaries.begin(sorted({cluster[0] for cluster in self.all}))
         begun: dict[str, int] = {}  # beginnings of clusters, with their state in `boundaries`
         following: dict[str, list[str]] = {}
         for cluster in sorted(self.all):
@@ -181,11 +199,12 @@ class Clusters:
                     following.setdefault(cluster[:place], []).append(char)
         first = following.get("", [])
         new: dict[int, frozenset[str]] = {}  # code points that begin a cluster after this state
+        same: dict[frozenset[str], frozenset[str]] = {}
         for state in {*begun.values()}:
-            joined = continues(boundaries.begun[state], first)
+            joined = continues([(boundaries.begun[state], char) for char in first])
             apart = [char for char, joins in zip(first, joined, strict=True) if not joins]
-            new[state] = frozenset(apart)
-        numbers: dict[object, int] = {}
+            new[state] = same.setdefault(frozenset(apart), frozenset(apart))
+        numbers: dict[object, int] = {}  # quick, because equal sets are the same object
         state_of: dict[str, int] = {}
         self.whole = [True]
         self.joined: list[dict[str, int]] = [{}]  # code points that continue the cluster

@@ -10,7 +10,14 @@ from itertools import chain, count, islice, pairwise
 from unicodedata import combining, is_normalized, normalize
 
 from kamon.data.documents import BLOCK_DOCS, Documents, nfc
-from kamon.data.graphemes import AnyClusters, Boundaries, Clusters, any_join, clusters_of
+from kamon.data.graphemes import (
+    AnyClusters,
+    Boundaries,
+    Clusters,
+    any_join,
+    clusters_of,
+    clusters_to_keep,
+)
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import HINT, TokenizerError
 from kamon.tokenizers.base import (
@@ -74,7 +81,7 @@ class CharTokenizer(Tokenizer):
         if not all(map(str.isascii, chars)):
             docs = list(map(nfc, docs))
             chars = set(chain.from_iterable(docs))
-        clusters = clusters_of(docs) if any_join(chars) else ()
+        clusters = clusters_to_keep(docs, chars)
         return cls(sorted(chars), added, composed=True, clusters=clusters)
 
     def normal(self, text: str) -> str:

@@ -18,7 +18,7 @@ from kamon.data import corpus
 from kamon.data.columns import DataFrame, Table
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
-from kamon.data.graphemes import any_join, clusters_of
+from kamon.data.graphemes import clusters_to_keep
 from kamon.data.split import RULE, divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
@@ -410,8 +410,8 @@ def make_tokenizer(
     if wanted == "char":
         chars = train_docs.chars() | validation_docs.chars()
         clusters: set[str] = set()
-        if mode == "documents" and any_join(chars):
-            clusters = clusters_of(chain(train_docs, validation_docs))
+        if mode == "documents":
+            clusters = clusters_to_keep(chain(train_docs, validation_docs), chars)
         return CharTokenizer(sorted(chars), composed=True, clusters=clusters)
     if not isinstance(wanted, str | PathLike):
         return wanted
