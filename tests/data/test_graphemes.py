@@ -10,6 +10,7 @@ from kamon.data.graphemes import (
     Clusters,
     any_join,
     clusters_of,
+    clusters_to_keep,
     first_graphemes,
     grapheme_at,
     graphemes,
@@ -105,3 +106,9 @@ def test_clusters_that_join_the_next_one() -> None:
     assert clusters.allowed("जगत्") == {"", "🇩"}
     assert clusters.matches("🇩🇪🇩🇪")
     assert not clusters.matches("🇩🇪🇩")
+
+
+def test_a_mark_without_a_letter_is_no_character_of_a_list() -> None:
+    docs = ["िकर", "कि \u0301", "\u200dक", "☺\ufe0f"]
+    assert clusters_to_keep(docs, set("".join(docs))) == {"क", "र", "कि", "☺\ufe0f"}
+    assert clusters_to_keep(["ab", "é"], "abé") == set()

@@ -116,12 +116,25 @@ def continues(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     return found
 
 
+def well_formed(clusters: Iterable[str]) -> set[str]:
+    r"""Return the clusters without marks that have no letter, at the start or after white space.
+
+    >>> sorted(well_formed(clusters_of(["िक", "क \u0301"])))
+    ['क']
+    """
+    return {
+        cluster
+        for cluster in clusters
+        if num_graphemes("a" + cluster[0]) > 1 and not (cluster[0].isspace() and len(cluster) > 1)
+    }
+
+
 def clusters_to_keep(docs: Iterable[str], chars: Iterable[str]) -> set[str]:
     """Return the clusters of a list if some have several code points, but not too many of them.
 
     chars: the code points of the list.
     """
-    found = clusters_of(docs) if any_join(chars) else set()
+    found = well_formed(clusters_of(docs)) if any_join(chars) else set()
     return found if len(found) <= MAX_CLUSTERS else set()
 
 

@@ -17,6 +17,7 @@ from kamon.data.graphemes import (
     any_join,
     clusters_of,
     clusters_to_keep,
+    well_formed,
 )
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import HINT, TokenizerError
@@ -268,8 +269,8 @@ class CharTokenizer(Tokenizer):
         added = [*self.added, *chars, *specials]
         clusters: set[str] = set()
         if self.clusters or (not self._any_join and any_join(chars)):
-            known = self.clusters.all if self.clusters else self._tokens.keys()
-            clusters = {*known, *clusters_of(map(nfc if self.composed else str, texts))}
+            clusters = well_formed(clusters_of(map(nfc if self.composed else str, texts)))
+            clusters |= self.clusters.all if self.clusters else self._tokens.keys()
         return CharTokenizer(self.chars, added, composed=self.composed, clusters=clusters)
 
     def _explain_unknown(self, text: str) -> str:
