@@ -66,6 +66,9 @@ def next_tokens(
 ) -> list[NextToken]:
     """Return the probability of every token after `prefix`, the most probable first.
 
+    If the tokenizer knows the grapheme clusters of the list, these are the tokens that a text of
+    such clusters may have here.
+
     A model of text reads as much of the end of `prefix` as it can.
 
     Raises:
@@ -100,6 +103,10 @@ def next_tokens(
             before = texts.get(name, -math.inf)
             texts[name] = logprob if before == -math.inf else log_sum_exp([before, logprob])
         names, logits = list(texts), list(texts.values())
+    elif tokenizer.clusters:
+        out = tokenizer.ruled_out(tokens)
+        rest = [token for token in range(len(names)) if token not in out]
+        names, logits = [names[token] for token in rest], [logits[token] for token in rest]
     return with_names(names, logits, temperature)
 
 
@@ -147,7 +154,7 @@ def complete(
     prefix = model.tokenizer.normal(prefix)
     check_prefix(model.tokenizer, prefix, model.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
-        result = search_model(model, [*prefix, Wildcard.ANY], n, effort)
+        result = search_model(model, [Wildcard.ANY], n, effort, prefix=prefix)
     else:
         openings = prefixes_of(model.language_model, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
@@ -367,6 +374,7 @@ def search_model(
     n: int,
     effort: float,
     begin: Sequence[Candidate] = NOTHING,
+    prefix: str = "",
 ) -> SearchResult:
     """Return the result of `search`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
@@ -376,4 +384,4 @@ def search_model(
     config = model.config
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     max_reads = max(1, int(effort * affordable))
-    return search(model.language_model, model.tokenizer, pattern, n, max_reads, begin)
+    return search(model.language_model, model.tokenizer, pattern, n, max_reads, begin, prefix)

@@ -27,7 +27,7 @@ from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation.nearest import NearestDocument, common_subsequence, logprobs, positions
-from kamon.generation import constraints
+from kamon.generation import constraints, lookahead
 from kamon.generation import text as text_samples
 from kamon.generation.automaton import ALL, Automaton, sequence, words
 from kamon.generation.constraints import (

@@ -17,6 +17,7 @@ import kamon
 from conftest import TINY, Result
 from helpers.lists import DOCS
 from kamon.config import Config
+from kamon.data.documents import Documents
 from kamon.engines.numerics import deviation, mean
 from kamon.engines.parameters import num_params, parameter_shapes
 from kamon.errors import ConfigError, StoreError
@@ -184,7 +185,7 @@ def test_a_model_keeps_its_tokens_and_adds_others() -> None:
     model = kamon.train(["anna", "hanna", "nora"], **TINY)
     start = starting_point(model)
     assert start is not None
-    tokenizer = start.tokenizer_for("Ñaz")
+    tokenizer = start.tokenizer_for(Documents.of(["Ñaz"]))
     assert isinstance(tokenizer, CharTokenizer)
     assert (tokenizer.chars, tokenizer.added) == (["a", "h", "n", "o", "r"], ["z", "Ñ"])
     params = start.params_for(tokenizer, model.config)

@@ -34,6 +34,7 @@ const form = await import("./training_form.js");
 const given = await import("./given.js");
 const losses = await import("./losses.js");
 const trace = await import("./trace.js");
+const graphemes = await import("./graphemes.js");
 const graph = await import("./graph_layout.js");
 const { barLayout } = await import("./bars.js");
 const { ticks } = await import("./lines.js");
@@ -588,6 +589,29 @@ test("a trace is told in sentences", () => {
       ["end", 0],
     ],
   );
+});
+
+test("the surprise of a letter is that of all its code points", () => {
+  const surprise = ["ह", "ि", "न", "्", "द", "ी", ""].map((text) => ({ text, gpt: 1, ngram: 2, blend: null }));
+  const found = trace.surpriseOfLetters({ ...TRACE, surprise });
+  assert.deepEqual(
+    found.map(({ text, gpt, ngram, blend, row }) => [text, gpt, ngram, blend, row]),
+    [
+      ["हि", 2, 4, null, 0],
+      ["न्दी", 4, 8, null, 2],
+      ["", 1, 2, null, 6],
+    ],
+  );
+  assert.equal(
+    found.reduce((sum, each) => sum + each.gpt, 0),
+    7,
+  );
+});
+
+test("texts are cut between letters", () => {
+  assert.deepEqual(graphemes.graphemes("हिa🇩🇪"), ["हि", "a", "🇩🇪"]);
+  assert.equal(graphemes.fitting("हिन्दी", 5), "हि");
+  assert.equal(graphemes.fitting("हिन्दी", 6), "हिन्दी");
 });
 
 test("the surprise of a blend is beside that of its parts", () => {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kamon.cli.output import count, done, labelled, one_line, print_json, say, say_corpus
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.settings import add_input, add_json, add_reading, reading, values
+from kamon.data.graphemes import clipped
 from kamon.errors import ConfigError, CorpusError
 from kamon.files.output_path import check_file, check_not_input, write_errors
 
@@ -132,7 +133,7 @@ def say_step(step: Step) -> None:
 
 def short(text: str) -> str:
     """Return the text in quotes on one line, shortened, with invisible characters escaped."""
-    cut = text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"
+    cut = clipped(text, EXAMPLE_WIDTH)
     shown = (char if char.isprintable() else ascii(char)[1:-1] for char in one_line(cut))
     return f'"{"".join(shown)}"'
 

@@ -35,6 +35,7 @@ from kamon.cli.output import (
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.plot import FORMATS, check_free, write
 from kamon.cli.settings import add_engine, add_json, chosen_engine, values
+from kamon.data.graphemes import graphemes
 from kamon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -176,19 +177,21 @@ def as_json(comparison: Comparison, args: Args, paths: list[str]) -> dict[str, A
 
 def cell(text: str, width: int) -> str:
     """Return text padded or cut to `width` columns of a terminal."""
-    shown, size = text, len(text)
+    shown, kept = text, graphemes(text)
     while columns(shown) > width:
-        size -= 1
-        shown = text[:size] + "…"
+        kept.pop()
+        shown = "".join(kept) + "…"
     return padded(shown, width)
 
 
 def name_cell(name: str, width: int) -> str:
     """Return a name padded to `width`, or its two ends, because names often differ at the end."""
-    shown, size = name, len(name)
+    shown, parts = name, graphemes(name)
+    size = len(parts)
     while columns(shown) > width:
         size -= 1
-        shown = f"{name[: size // 2]}…{name[len(name) - (size - size // 2) :]}"
+        last = parts[len(parts) - (size - size // 2) :]
+        shown = f"{''.join(parts[: size // 2])}…{''.join(last)}"
     return padded(shown, width)
 
 

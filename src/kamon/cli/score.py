@@ -45,6 +45,7 @@ from kamon.cli.output import (
 from kamon.cli.parser import Args, Parser, options
 from kamon.cli.sample import given_of
 from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
+from kamon.data.graphemes import lengths_of
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Total:
     def add(self, scores: Scores) -> None:
         self.texts += len(scores.texts)
         self.words += sum(len(text.split()) for text in scores.texts)
-        self.chars += sum(len(text) + 1 for text in scores.texts)
+        self.chars += sum(lengths_of(scores.texts)) + len(scores.texts)
         self.logprob += sum(scores.logprobs)
 
     def summary(self, unit: str) -> str:

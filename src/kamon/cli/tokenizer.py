@@ -33,6 +33,7 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Args, Parser, option, options
 from kamon.cli.settings import add_reading, check_unread, reading
+from kamon.data.graphemes import num_graphemes
 from kamon.errors import ConfigError, CorpusError, StoreError, TokenizerError
 from kamon.files.output_path import check_file, check_not_input, write_errors
 
@@ -245,7 +246,8 @@ def visible(tokenizer: Tokenizer, token: int) -> str:
 def print_pieces(tokenizer: Tokenizer, text: str, pieces: list[list[list[int]]]) -> None:
     """Print a line for each piece, and below it a line for each merge, with its new token in []."""
     tokens = [token for steps in pieces for token in steps[-1]]
-    print(f"{one_line(text)}: {count(len(text), 'character')}, {count(len(tokens), 'token')}")
+    size = count(num_graphemes(text), "character")
+    print(f"{one_line(text)}: {size}, {count(len(tokens), 'token')}")
     for steps in pieces:
         names = (f"{visible(tokenizer, token)} {token}" for token in steps[-1])
         print(f"  {'  '.join(names)}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from kamon.config import check_text, compile_regex, require_int, suggestion
 from kamon.data.documents import Documents
+from kamon.data.graphemes import num_graphemes
 from kamon.errors import ConfigError
 from kamon.files.spill import count
 
@@ -42,7 +43,7 @@ class Options:
     Raises: ConfigError for a value that is not possible.
 
     Attributes:
-        min_len, max_len: limits on the length in characters as people see them (`num_characters`).
+        min_len, max_len: limits on the length in characters as people see them (`num_graphemes`).
         keep_regex, drop_regex: Python regular expressions. They may match anywhere in the cleaned
             document.
         scripts: Unicode scripts. The letters of all of them are allowed. Japanese needs several.
@@ -323,23 +324,10 @@ def found_by(pattern: Any, doc: str) -> str | None:
 
 
 def wrong_length(doc: str, least: int, most: int | None) -> str | None:
-    size = num_characters(doc)
+    size = num_graphemes(doc)
     if size < least or (most is not None and size > most):
         return f"{size:,} character{'' if size == 1 else 's'}"
     return None
-
-
-def num_characters(text: str) -> int:
-    """Return the number of characters that people see, the grapheme clusters of Unicode.
-
-    >>> num_characters("हिन्दी"), len("हिन्दी")
-    (2, 6)
-    """
-    if text.isascii():
-        return len(text)
-    from wcwidth import iter_graphemes
-
-    return sum(1 for _ in iter_graphemes(text))
 
 
 def near_duplicates(docs: list[str], percent: int, rapidfuzz: Any) -> Iterator[str | None]:

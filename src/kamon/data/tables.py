@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kamon.config import listed, suggestion
+from kamon.data.graphemes import clipped
 from kamon.data.readers import COMPRESSED_SUFFIXES, MAX_LINE, checked_text
 from kamon.errors import ConfigError, CorpusError
 
@@ -311,7 +312,7 @@ def is_number(column: str) -> bool:
 def shortened(lines: list[str]) -> str:
     """Return the first line that is not blank, or its beginning."""
     text = next(filter(None, map(str.strip, lines)), "")
-    return text if len(text) <= 60 else text[:59] + "…"
+    return clipped(text, 60)
 
 
 def first_rows(name: str, seen: list[str], begin: int, separator: str, format: str) -> list[Row]:

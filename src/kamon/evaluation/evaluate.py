@@ -18,6 +18,7 @@ from typing import Any
 from kamon.data import corpus
 from kamon.data.corpus import Corpus
 from kamon.data.documents import NUL
+from kamon.data.graphemes import lengths_of, num_graphemes, one_code_point_each
 from kamon.data.text_windows import consecutive, in_windows, stream
 from kamon.errors import CorpusError, TrainingError
 from kamon.evaluation.nearest import NearestDocument
@@ -258,7 +259,11 @@ def held_out_metrics(model: Model, chosen: EvaluationSet, learned: Iterable[str]
     whole = text or model.config.long_documents == "windows"
     batch = tokenizer.encode_documents(chosen.docs, None if whole else block_size)
     num_cut = sum(tokens[-1] != tokenizer.bos for tokens in batch)
-    num_chars = sum(tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch]))
+    code_points = tokenizer.num_chars(chosen.docs, [len(tokens) - 1 for tokens in batch])
+    num_chars = sum(code_points)
+    if not one_code_point_each(chosen.docs):
+        read = zip(map(tokenizer.normal, chosen.docs), code_points, strict=True)
+        num_chars = sum(num_graphemes(doc[:size]) for doc, size in read)
     seen = batch  # what the model reads, as in training
     if text:
         seen = consecutive(stream(batch), block_size)
@@ -335,7 +340,8 @@ def sample_metrics(
     known_held_out = sum(text in in_held_out for text in texts)
     new = [text for text in dict.fromkeys(ended) if text not in in_list]
     drawn = random.Random(seed).choices(docs, k=len(texts))
-    lengths, pairs = Counter(map(len, docs)), bigrams(docs)
+    sizes, drawn_sizes = lengths_of(texts), lengths_of(drawn)
+    lengths, pairs = Counter(lengths_of(docs)), bigrams(docs)
     shown = new[:NUM_SIMILAR]
     nearest = zip(shown, map(NearestDocument(learned), shown), strict=True)
     return SampleMetrics(
@@ -347,10 +353,10 @@ def sample_metrics(
         novel=(len(texts) - known - known_held_out) / len(texts),
         in_train=known / len(texts),
         in_validation=known_held_out / len(texts),
-        mean_length=sum(map(len, texts)) / len(texts),
-        mean_length_list=sum(map(len, docs)) / len(docs),
-        length_distance=earth_movers(Counter(map(len, texts)), lengths),
-        chance_length_distance=earth_movers(Counter(map(len, drawn)), lengths),
+        mean_length=sum(sizes) / len(texts),
+        mean_length_list=sum(lengths.elements()) / len(docs),
+        length_distance=earth_movers(Counter(sizes), lengths),
+        chance_length_distance=earth_movers(Counter(drawn_sizes), lengths),
         bigram_divergence=jensen_shannon(bigrams(ended, unended), pairs),
         chance_bigram_divergence=jensen_shannon(bigrams(drawn), pairs),
         similar=[Similar(text, doc or None, ratio) for text, (doc, ratio) in nearest],

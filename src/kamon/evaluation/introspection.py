@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kamon.config import Config, check_text, require_int
+from kamon.data.graphemes import lengths_of
 from kamon.engines.parameters import parameter_shapes
 from kamon.engines.scalar import gpt
 from kamon.errors import ConfigError, CorpusError, TrainingError
@@ -382,9 +383,9 @@ def lengths(model: Model | str | Path, n: int = NUM_SAMPLES) -> Lengths:
     if not model.docs:
         raise CorpusError("the model does not keep its documents, so it has no lengths to show")
     size = model.config.block_size
-    listed = list(map(len, model.docs))
+    listed = lengths_of(model.docs)
     samples = model.generate(n, temperature=TEMPERATURE)
-    sampled = list(map(len, samples.texts))
+    sampled = lengths_of(samples.texts)
     first, width = bins(listed, sampled)
     return Lengths(
         first=first,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from kamon.config import check_text
+from kamon.data.graphemes import grapheme_at, lengths_of, one_code_point_each
 from kamon.engines.base import Reader, has_fused_ops
 from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
@@ -63,7 +64,7 @@ class Score(NamedTuple):
     @property
     def surprising(self) -> str:
         """The least likely character, or "" for the end."""
-        return self.scored[self.surprise : self.surprise + 1]
+        return grapheme_at(self.scored, self.surprise)
 
 
 def score(
@@ -156,7 +157,10 @@ class Scores:
         return map(tuple.__new__, repeat(Score), zip(*columns, strict=True))
 
     def surprising(self) -> list[str]:
-        return [text[i : i + 1] for text, i in zip(self.scored, self.surprises, strict=True)]
+        pairs = zip(self.scored, self.surprises, strict=True)
+        if one_code_point_each(self.scored):
+            return [text[i : i + 1] for text, i in pairs]
+        return [grapheme_at(text, i) for text, i in pairs]
 
     def select(self, chosen: Sequence[bool]) -> Scores:
         return Scores(*(list(compress(getattr(self, f.name), chosen)) for f in fields(self)))
@@ -212,7 +216,8 @@ def score_list(
         else:
             logprobs[place], places[place] = long_logprob(reader, batch.document(place))
     bits = [
-        -BITS * logprob / (len(text) + 1) for logprob, text in zip(logprobs, scored, strict=True)
+        -BITS * logprob / (size + 1)
+        for logprob, size in zip(logprobs, lengths_of(scored), strict=True)
     ]
     surprises = tokenizer.num_chars(scored, places)
     return Scores(texts, scored, indices, logprobs, bits, surprises, cut)

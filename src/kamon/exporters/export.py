@@ -29,6 +29,7 @@ from kamon.finetuning.reward_model import KIND as REWARD
 from kamon.model import Model, as_model, to_checkpoint
 from kamon.storage import model_dir
 from kamon.storage.checkpoint import Checkpoint, little_endian
+from kamon.tokenizers.base import Tokenizer
 
 Format = Literal["json", "python", "onnx"]
 FORMATS = get_args(Format)
@@ -148,6 +149,7 @@ def to_python(stored: Checkpoint) -> bytes:
         f"BLOCK_SIZE, VOCAB_SIZE, BOS = {config.block_size}, {config.vocab_size}, {tokenizer.bos}",
         f"TEMPERATURE, SEED = {config.temperature!r}, {config.seed}  # defaults for samples",
         *literal("CHARACTERS: list[str]", map(ascii, pieces)),
+        *cluster_lines(tokenizer),
         *literal("MERGES: list[tuple[int, int]]", merges),
         *literal("SPECIALS: list[str]", map(ascii, content.get("specials", []))),
         f"SPLIT_VERSION = {content.get('version', 1)}  # how text is split into pieces",
@@ -157,6 +159,15 @@ def to_python(stored: Checkpoint) -> bytes:
         *ngram_lines(stored),
     ]
     return (code + "\n".join(learned) + "\n" + end).encode()
+
+
+def cluster_lines(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the lines with the automaton of the tokenizer's clusters, if there are any."""
+    if not tokenizer.clusters:
+        yield 'CLUSTERS = ""'
+        return
+    table = json.dumps(tokenizer.clusters.table(), separators=(",", ":"))
+    yield from in_base64("CLUSTERS", bz2.compress(table.encode()))
 
 
 def ngram_lines(stored: Checkpoint) -> Iterator[str]:

@@ -225,7 +225,11 @@ class Decoder:
 
 
 class Characters:
-    """One token per character, in the order of `pieces`. Longer pieces are special tokens."""
+    """One token per code point, in the order of `pieces`. Longer pieces are special tokens.
+
+    A character that people see may have several code points. If CLUSTERS is not empty, texts have
+    only such characters that were in the training set.
+    """
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self.pieces = pieces
@@ -257,8 +261,71 @@ class Characters:
     def unfinished(self, tokens: Sequence[int]) -> bytes:  # noqa: ARG002
         return b""
 
-    def ruled_out(self, tokens: Sequence[int]) -> set[int]:  # noqa: ARG002
-        return set(self.special.values()) - {BOS}
+    def ruled_out(self, tokens: Sequence[int]) -> set[int]:
+        out = set(self.special.values()) - {BOS}
+        if not CLUSTERS:
+            return out
+        state = 0
+        for char in self.decode(tokens):
+            _, new, joined = clusters()[state]
+            if char not in new and char not in joined:
+                return out
+            state = joined[char] if char in joined else new[char]
+        whole, new, joined = clusters()[state]
+        out |= {t for char, t in self.tokens.items() if char not in new and char not in joined}
+        return out - {BOS} if whole else out | {BOS}
+
+
+@cache
+def clusters() -> list[tuple[bool, dict[str, int], dict[str, int]]]:
+    """Return the automaton of the characters, whose state 0 is the start.
+
+    Each state is whether a text may end there, and the state after each code point that begins a
+    character, and after each that continues one.
+    """
+    found: list[tuple[bool, dict[str, int], dict[str, int]]]
+    found = json.loads(bz2.decompress(base64.b64decode(CLUSTERS)))
+    return found
+
+
+def whole_characters(text: str) -> str | None:
+    """Return the text without an unfinished last character. None: one is not in the list."""
+    state, begin = 0, 0
+    for place, char in enumerate(text if CLUSTERS else ""):
+        _, new, joined = clusters()[state]
+        if char not in new and char not in joined:
+            return None
+        state, begin = (joined[char], begin) if char in joined else (new[char], place)
+    return text if not CLUSTERS or clusters()[state][0] else text[:begin]
+
+
+def num_characters(text: str) -> int:
+    """Return how many characters people see.
+
+    It knows those of the list. For others, a few rules say which code points belong together.
+    """
+    number, state, before = 0, 0, ""
+    for char in text:
+        _, new, joined = clusters()[state] if CLUSTERS else (True, {}, {})
+        known = char in new or char in joined
+        number += char in new if known else not (before and joins(before, char))
+        if CLUSTERS:
+            state = joined.get(char, new.get(char, clusters()[0][1].get(char, 0)))
+        half = "\U0001f1e6" <= char <= "\U0001f1ff" and not joins(before, char)
+        before = char if half or not "\U0001f1e6" <= char <= "\U0001f1ff" else ""
+    return number
+
+
+def joins(before: str, char: str) -> bool:
+    """Return whether a code point belongs to the same character as the one before it."""
+    if category(char)[0] == "M" or char in "\u200c\u200d\u0e33\u0eb3":
+        return True
+    if "\U0001f3fb" <= char <= "\U0001f3ff" or "\u1160" <= char <= "\u11ff":  # skin, Hangul
+        return True
+    if "\U0001f1e6" <= before <= "\U0001f1ff":  # the first half of a flag
+        return "\U0001f1e6" <= char <= "\U0001f1ff"
+    viramas = "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d"
+    return before == "\u200d" or (before in viramas and category(char) == "Lo")
 
 
 class BytePairs:
@@ -427,12 +494,29 @@ def samples(
     before = before_answer(prompt)
     for index in range(n):
         tokens = draw(index, temperature, seed, before)
+        if CLUSTERS:
+            yield of_clusters(tokens, index, temperature, seed, before)
+            continue
         begun = tokenizer().unfinished(tokens)
         if begun is None or (begun and len(tokens) < BLOCK_SIZE - len(before)):
             tokens = draw(index, temperature, seed, before, valid=True)
         while tokenizer().unfinished(tokens):  # BLOCK_SIZE ended inside a character
             tokens = tokens[:-1]
         yield tokenizer().normal(tokenizer().decode(tokens))
+
+
+def of_clusters(
+    tokens: list[int], index: int, temperature: float, seed: int, before: Sequence[int]
+) -> str:
+    """Return the text of a sample, or of another one if it has a character not in the list."""
+    for again in range(1, 52):
+        text = tokenizer().normal(tokenizer().decode(tokens))
+        known = whole_characters(text)
+        if known is not None and (known == text or len(tokens) == BLOCK_SIZE - len(before)):
+            return known
+        valid = not temperature or again > 50
+        tokens = draw(index if valid else index + (again << 40), temperature, seed, before, valid)
+    return whole_characters(tokenizer().decode(tokens)) or ""
 
 
 def draw(
@@ -478,7 +562,7 @@ def score(text: str, prompt: str | None = None) -> tuple[float, float]:
             if i >= len(window) - (end - known):
                 logprob += decoder.logprob(target)
         known, end = end, min(end + room - room // 2, len(tokens))
-    return logprob, -(1 / math.log(2)) * logprob / (len(text) + 1)
+    return logprob, -(1 / math.log(2)) * logprob / (num_characters(text) + 1)
 
 
 def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, float]]:
@@ -487,7 +571,9 @@ def next_tokens(prefix: str = "", prompt: str | None = None) -> list[tuple[str, 
     for token in [BOS, *before_answer(prompt), *tokenizer().encode(prefix)]:
         logits = decoder.push(token)
     names = {BOS: ""} | {token: name for name, token in tokenizer().special.items() if token != BOS}
-    tokens = enumerate(softmax(logits))
+    out = tokenizer().ruled_out(tokenizer().encode(prefix)) if CLUSTERS else ()
+    stay = [token for token in range(VOCAB_SIZE) if token not in out]
+    tokens = zip(stay, softmax([logits[token] for token in stay]), strict=True)
     rows = [(names[t] if t in names else tokenizer().decode([t]), p) for t, p in tokens]
     return sorted(rows, key=lambda row: -row[1])
 
@@ -540,7 +626,10 @@ class Search:
 
     def keep(self, cost: float, tokens: tuple[int, ...]) -> None:
         # Of all token sequences of a text, only that of the tokenizer counts.
-        if cost < self.worst() and tokenizer().encode(tokenizer().decode(tokens)) == list(tokens):
+        text = tokenizer().decode(tokens)
+        if whole_characters(text) != text:
+            return
+        if cost < self.worst() and tokenizer().encode(text) == list(tokens):
             heapq.heappush(self.best, (-cost, tokens))
             if len(self.best) > self.n:
                 heapq.heappop(self.best)
@@ -560,9 +649,10 @@ class Search:
         if size >= len(self.forced):
             self.keep(base - logits[BOS], tokens)
         extensions = []
+        out = {BOS, *tokenizer().ruled_out(tokens)} if CLUSTERS else self.special
         for token in self.forced[size : size + 1] or range(VOCAB_SIZE):
             extended = base - logits[token]
-            if token in self.special or extended >= self.worst():
+            if token in out or extended >= self.worst():
                 continue
             if size + 1 == BLOCK_SIZE:
                 self.keep(extended, (*tokens, token))
@@ -686,6 +776,7 @@ N_LAYER, N_HEAD, N_EMBD = 1, 1, 1
 BLOCK_SIZE, VOCAB_SIZE, BOS = 1, 1, 0
 TEMPERATURE, SEED = 1.0, 0  # defaults for samples
 CHARACTERS: list[str] = []
+CLUSTERS = ""
 MERGES: list[tuple[int, int]] = []
 SPECIALS: list[str] = []
 SPLIT_VERSION = 2  # how text is split into pieces

@@ -16,6 +16,7 @@ from itertools import compress, islice
 from pathlib import Path
 
 from kamon.config import require_int
+from kamon.data.graphemes import lengths_of
 from kamon.engines.base import has_fused_ops, initial_state
 from kamon.engines.factory import best_engine, make_engine
 from kamon.engines.numerics import mean, mean_and_error, variance
@@ -240,7 +241,8 @@ def plain(model: Model) -> Model:
     made: Tokenizer
     if isinstance(tokenizer, CharTokenizer):
         added = [char for char in tokenizer.added if len(char) == 1]
-        made = CharTokenizer(tokenizer.chars, added, composed=tokenizer.composed)
+        clusters = tokenizer.clusters.all if tokenizer.clusters else ()
+        made = CharTokenizer(tokenizer.chars, added, composed=tokenizer.composed, clusters=clusters)
     else:
         assert isinstance(tokenizer, BytePairTokenizer)
         made = BytePairTokenizer(
@@ -298,7 +300,7 @@ def compare_to_base(
         unique=uniqueness(other.texts),
         novel=novelty(other.texts, listed),
         finished=other.finished,
-        mean_length=sum(map(len, other.texts)) / n,
+        mean_length=sum(lengths_of(other.texts)) / n,
         kl=kl,
         kl_error=error,
         num_read=len(texts),

@@ -36,6 +36,7 @@ def expand_vocab(
     params: array[float],
     *,
     chars: Iterable[str] = (),
+    texts: Iterable[str] = (),
     specials: Iterable[str] = (),
     block_size: int | None = None,
     reader: Engine | None = None,
@@ -50,6 +51,7 @@ def expand_vocab(
     Args:
         params: flat, in the order of `parameter_shapes`. The result has the same order.
         chars: characters to add. Characters that the tokenizer knows are ignored.
+        texts: more documents, whose grapheme clusters it may write from now on.
         specials: names of special tokens to add.
         block_size: the new block_size. Default: unchanged.
         reader: an engine with `params`, which reads `docs`.
@@ -60,7 +62,7 @@ def expand_vocab(
     names = list(specials)
     made: Tokenizer
     if isinstance(tokenizer, CharTokenizer):
-        made = tokenizer.extended(added, names)
+        made = tokenizer.extended(added, names, texts)
     else:
         assert isinstance(tokenizer, BytePairTokenizer)
         made = tokenizer.with_specials(names)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Container, Sequence
 from itertools import pairwise
 
 from kamon.data.documents import Documents
+from kamon.data.graphemes import lengths_of
 from kamon.engines.base import Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.loops import document_logprobs
@@ -162,7 +163,7 @@ def detect_reward_hacking(
     often, text = most_frequent(texts)
     if often > most_frequent(base_texts)[0] + MAX_REPEATED_SHARE:
         signs.append(f"{often:.0%} of the samples are {text!r:.60}")
-    length, base_length = (mean(list(map(len, some))) for some in (texts, base_texts))
+    length, base_length = (mean(lengths_of(some)) for some in (texts, base_texts))
     if not MIN_LENGTH * base_length <= length <= MAX_LENGTH * base_length:
         change = "shorter" if length < base_length else "longer"
         signs.append(

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from kamon.config import require_int, require_positive
+from kamon.data.graphemes import lengths_of
 from kamon.engines.base import Engine, State, has_fused_ops, initial_state
 from kamon.engines.batch import BAD, GOOD, PackedBatch, pack_sequences
 from kamon.engines.numerics import deviation, mean
@@ -523,7 +524,7 @@ class PPO(loop.FineTuneMethod):
             "win_rate": wins[0],
             "uniqueness": len(set(texts)) / len(texts),
             "novelty": metrics.novelty(texts, self.docs),
-            "length": mean(list(map(len, texts))),
+            "length": mean(lengths_of(texts)),
         }
 
     def take_back(self, engine: Engine, step: int, state: State) -> None:
@@ -568,8 +569,8 @@ class PPO(loop.FineTuneMethod):
                 "base_uniqueness": metrics.uniqueness(base_texts),
                 "novelty": metrics.novelty(texts, self.docs),
                 "base_novelty": metrics.novelty(base_texts, self.docs),
-                "length": mean(list(map(len, texts))),
-                "base_length": mean(list(map(len, base_texts))),
+                "length": mean(lengths_of(texts)),
+                "base_length": mean(lengths_of(base_texts)),
                 "over_budget": self.over,
                 "problems": metrics.detect_reward_hacking(texts, base_texts, wanted),
             }

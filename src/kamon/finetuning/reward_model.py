@@ -251,6 +251,7 @@ def extended(
         model.tokenizer,
         model.engine.state()["params"],
         chars=set("".join(map(model.tokenizer.normal, texts))),
+        texts=texts,
         specials=names,
         block_size=model.config.block_size + ENDS,
         reader=model.engine,

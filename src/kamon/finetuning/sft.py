@@ -224,12 +224,13 @@ def expanded(
 ) -> tuple[Config, Tokenizer, array[float]]:
     """Return the model with the characters, the special token and the positions it lacks."""
     read = train.shuffled(random.Random(model.config.seed))[:READ]
-    texts = chain.from_iterable((pair["prompt"], pair["completion"]) for pair in examples)
+    texts = [text for pair in examples for text in (pair["prompt"], pair["completion"])]
     config, tokenizer, params = expand_vocab(
         model.config,
         model.tokenizer,
         model.engine.state()["params"],
         chars=set().union(*texts),
+        texts=texts,
         specials=[] if knows_prompts(model.tokenizer) else [ANSWER],
         reader=model.engine if read else None,
         docs=model.tokenizer.encode_documents(read, model.config.block_size),

@@ -15,9 +15,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
+from itertools import chain
+from typing import NoReturn, TypeAlias
 
 from kamon.config import compile_regex
+from kamon.data.graphemes import Boundaries
 from kamon.errors import ConfigError
 
 MAX_STATES = 4_000
@@ -39,9 +41,10 @@ class Term:
     """A set of texts. The functions below make simplified terms, so that there are few of them.
 
     Attributes:
-        kind: "words", "class", "sequence", "union", "intersection", "complement" or "repeat".
+        kind: "words", "class", "sequence", "union", "intersection", "complement", "repeat" or, in
+            the outermost terms only, "characters": its part reads a text by grapheme clusters.
         parts: the terms that it is made of.
-        words: of "words".
+        words: of "words". Of "characters": the clusters that its part tells apart.
         chars: of "class": a pattern that matches its single characters.
         least, most: of "repeat". most is None without a limit.
     """
@@ -97,7 +100,7 @@ def one_of(chars: str, flags: int = 0) -> Term:
 
 NOTHING = words([])
 EMPTY = words([""])
-ANY = one_of(".", re.DOTALL)
+ANY = one_of(".+", re.DOTALL)  # one character, which may have several code points
 ALL = Term("complement", (NOTHING,))
 
 
@@ -175,6 +178,16 @@ def repeat(term: Term, least: int = 0, most: int | None = None) -> Term:
         (part,) = term.parts
         return repeat(part, min(least, term.least))
     return Term("repeat", (term,), least=least, most=most)
+
+
+def characters(term: Term, told_apart: Iterable[str] = ()) -> Term:
+    """Return the texts whose grapheme clusters, as if each were one code point, are in a term."""
+    return Term("characters", (term,), words=frozenset(told_apart))
+
+
+def one_cluster(cluster: str) -> Term:
+    """Return the term of one grapheme cluster, for `characters`."""
+    return one_of(re.escape(cluster), re.DOTALL)
 
 
 class Automaton:
@@ -268,6 +281,107 @@ class Automaton:
         (part,) = term.parts
         most = None if term.most is None else term.most - 1
         return sequence(of(part), repeat(part, max(0, term.least - 1), most))
+
+
+class ClusterAutomaton:
+    """The automaton of terms about code points and of terms about grapheme clusters.
+
+    It has the methods of an Automaton. A state is that of the terms about code points, that of the
+    terms about clusters before the unfinished cluster, that of the boundaries, and the unfinished
+    cluster if the terms tell it apart from others.
+
+    >>> from kamon.data.graphemes import AnyClusters
+    >>> two = characters(repeat(ANY, 2, 2))
+    >>> automaton = ClusterAutomaton([two], AnyClusters())
+    >>> automaton.matches("हिन्दी"), automaton.matches("हि")
+    (True, False)
+    """
+
+    OTHER = "\uffff\uffff"  # a cluster that no term tells apart from others
+    DEAD = 1
+
+    def __init__(self, terms: Iterable[Term], boundaries: Boundaries) -> None:
+        terms = list(terms)
+        by_cluster = [term for term in terms if term.kind == "characters"]
+        self.codes = Automaton(intersection(*(t for t in terms if t.kind != "characters")))
+        self.clusters = Automaton(intersection(*(t.parts[0] for t in by_cluster)))  # type: ignore[index]
+        told_apart = [text for term in by_cluster for text in term.words]
+        self.begun = {text[: end + 1] for text in told_apart for end in range(len(text))}
+        self.literals = self.codes.literals | set("".join(told_apart))
+        self.boundaries = boundaries
+        dead = -1, -1, -1, ""
+        self.states: list[tuple[int, int, int, str]] = [(0, 0, 0, ""), dead]
+        self.numbers = {state: number for number, state in enumerate(self.states)}
+        self.next_states: list[dict[str, int]] = [{}, {}]
+
+    def next(self, state: int, char: str) -> int:
+        """Return the state after a code point."""
+        if state == self.DEAD:
+            return state
+        after = self.next_states[state].get(char)
+        if after is None:
+            after = self.next_states[state][char] = self.number(self.states[state], char)
+        return after
+
+    def number(self, state: tuple[int, int, int, str], char: str) -> int:
+        code_state, cluster_state, place, begun = state
+        step = self.boundaries.step(place, char)
+        if step is None:
+            return self.DEAD
+        code_state = self.codes.next(code_state, char)
+        if step[1] and begun:
+            cluster_state, begun = self.clusters.next(cluster_state, begun), ""
+        begun += char
+        if begun not in self.begun:
+            begun = self.OTHER
+            if self.clusters.is_dead(self.clusters.next(cluster_state, begun)):
+                return self.DEAD
+        if self.codes.is_dead(code_state) or self.clusters.is_dead(cluster_state):
+            return self.DEAD
+        found = code_state, cluster_state, step[0], begun
+        number = self.numbers.setdefault(found, len(self.states))
+        if number == len(self.states):
+            self.states.append(found)
+            self.next_states.append({})
+            if number >= MAX_STATES:
+                raise TooLarge
+        return number
+
+    def after(self, state: int, text: str) -> int:
+        """Return the state after a text."""
+        for char in text:
+            state = self.next(state, char)
+        return state
+
+    def accepts(self, state: int) -> bool:
+        """Return whether a text may end here."""
+        code_state, cluster_state, place, begun = self.states[state]
+        if state == self.DEAD or not self.boundaries.is_whole(place):
+            return False
+        if begun:
+            cluster_state = self.clusters.next(cluster_state, begun)
+        return self.codes.accepts(code_state) and self.clusters.accepts(cluster_state)
+
+    def is_dead(self, state: int) -> bool:
+        """Return whether it is plain that no text can end after this state."""
+        return state == self.DEAD
+
+    def matches(self, text: str) -> bool:
+        return self.accepts(self.after(0, text))
+
+
+def automaton_of(terms: Iterable[Term], boundaries: Boundaries | None) -> AnyAutomaton:
+    """Return the automaton of texts that belong to all terms.
+
+    boundaries: of the characters. None if each is one code point.
+    """
+    if boundaries:
+        return ClusterAutomaton(terms, boundaries)
+    plain = (term.parts if term.kind == "characters" else [term] for term in terms)
+    return Automaton(intersection(*chain.from_iterable(plain)))
+
+
+AnyAutomaton: TypeAlias = Automaton | ClusterAutomaton
 
 
 # ---- regular expressions

@@ -25,6 +25,7 @@ from typing import Any
 
 from kamon.config import check_text, require_float, require_int, suggestion
 from kamon.data.documents import Documents, nfc
+from kamon.data.graphemes import AnyClusters, Clusters, any_join, num_graphemes
 from kamon.engines.base import has_fused_ops
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError
@@ -33,10 +34,12 @@ from kamon.generation.automaton import (
     ANY,
     EMPTY,
     Automaton,
+    ClusterAutomaton,
     Term,
     TooLarge,
+    automaton_of,
+    characters,
     complement,
-    intersection,
     parse_regex,
     repeat,
     sequence,
@@ -66,7 +69,7 @@ from kamon.generation.sampling import (
     sample,
     sample_texts,
 )
-from kamon.generation.search import Wildcard, parse
+from kamon.generation.search import parse, term_of
 from kamon.tokenizers.base import Tokenizer
 from kamon.tokenizers.prompts import prompt_prefix
 
@@ -95,7 +98,10 @@ NOT_EMPTY = complement(EMPTY)
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConstraints:
-    """What each sample must fulfil. Lengths are in code points, of texts in the tokenizer's form.
+    """What each sample must fulfil. Lengths are in characters as people see them.
+
+    Such a character is a grapheme cluster of Unicode, which may have several code points. A prefix,
+    suffix or contained text may begin or end inside of one, and in a regex, `.` is a code point.
 
     Attributes:
         prefix, suffix, contains: the document begins with, ends with or contains this text.
@@ -165,11 +171,11 @@ class GenerationConstraints:
         if self.contains:
             found[f"contains {self.contains!r}"] = sequence(ALL, words([self.contains]), ALL)
         if self.min_len:
-            found[f"min_len {self.min_len}"] = repeat(ANY, self.min_len)
+            found[f"min_len {self.min_len}"] = characters(repeat(ANY, self.min_len))
         if self.max_len is not None:
-            found[f"max_len {self.max_len}"] = repeat(ANY, 0, self.max_len)
+            found[f"max_len {self.max_len}"] = characters(repeat(ANY, 0, self.max_len))
         if self.pattern is not None:
-            found[f"pattern {self.pattern!r}"] = term_of_pattern(self.pattern)
+            found[f"pattern {self.pattern!r}"] = term_of(parse(self.pattern))
         if self.regex is not None:
             found[f"regex {self.regex!r}"] = parse_regex(self.regex)
         return found
@@ -178,10 +184,9 @@ class GenerationConstraints:
         """Raise ConfigError if a text that must be in each document is longer than `most`."""
         for name in TEXTS:
             text = nfc(getattr(self, name))  # the shortest form that a model may have
-            if len(text) > most:
-                raise ConfigError(
-                    f"{name} {text!r} has {len(text)} characters, more than {what} allows"
-                )
+            size = num_graphemes(text)
+            if size > most:
+                raise ConfigError(f"{name} {text!r} has {size} characters, more than {what} allows")
 
     def in_form(self, normal: Callable[[str], str]) -> GenerationConstraints:
         """Return the same with `normal` of a tokenizer applied to all texts."""
@@ -221,14 +226,6 @@ class GenerationConstraints:
         for element in parse(self.pattern) if self.pattern else ():
             if isinstance(element, str):
                 tokenizer.encode(element)
-
-
-def term_of_pattern(pattern: str) -> Term:
-    """Return the documents that a pattern of `kamon fill` matches."""
-    terms = {Wildcard.ONE: ANY, Wildcard.ANY: ALL}
-    return sequence(
-        *(words([part]) if isinstance(part, str) else terms[part] for part in parse(pattern))
-    )
 
 
 @dataclass(frozen=True)
@@ -285,7 +282,7 @@ def find(
         return without_conditions(model, tokenizer, request, room, should_stop)
     listed = Documents.of(docs() if conditions.novel else ())
     plan = make_plan(model, tokenizer, request, conditions, listed, room)
-    return collect(plan, conditions, listed, request.n, room, should_stop)
+    return collect(plan, conditions, tokenizer.clusters, listed, request.n, room, should_stop)
 
 
 def prepared(
@@ -312,6 +309,7 @@ def prepared(
 def collect(
     plan: Plan,
     conditions: GenerationConstraints,
+    clusters: Clusters | None,
     listed: Documents,
     n: int,
     room: int,
@@ -322,7 +320,7 @@ def collect(
     texts: list[str] = []
     numbers: list[int] = []
     sizes: list[int] = []
-    fits, taken = filter_of(conditions), set[str]()
+    fits, taken = filter_of(conditions, clusters), set[str]()
     marked = mark_copies(plan.candidates, listed, n)
     tried, left, num_copies, num_duplicates = 0, plan.patience, 0, 0
     while len(texts) < wanted and left > 0 and not should_stop(tried):
@@ -393,11 +391,11 @@ def make_plan(
     learned = replace(request, n=max(10, int(effort * SURVEY)), top_k=None, top_p=1.0)
     warm = replace(learned, temperature=1.0)
     chars = spread_chars(model, tokenizer, warm)
-    fits = filter_of(replace(conditions, exclude=()))
+    fits = filter_of(replace(conditions, exclude=()), tokenizer.clusters)
     known = {doc for doc in chain(listed, conditions.exclude) if fits(doc)}
     try:
         trellis, most = trellis_of(conditions, tokenizer, room, known, chars)
-        everything = unroll(Automaton(ALL), tokenizer, room, chars)
+        everything = unroll(Automaton(ALL), tokenizer, room, chars)  # also what is left out
     except TooLarge:
         if tokenizer.unit == "character":
             raise
@@ -466,8 +464,15 @@ def trellis_of(
     Raises: ConfigError if no document is left.
     """
     terms = conditions.terms()
-    term = intersection(NOT_EMPTY, *terms.values())
-    trellis = unroll(Automaton(term), tokenizer, room, chars)
+    wanted = [NOT_EMPTY, *terms.values()]
+    boundaries = tokenizer.boundaries(chars)
+    try:
+        trellis = unroll(automaton_of(wanted, boundaries), tokenizer, room, chars)
+    except TooLarge:
+        if not tokenizer.clusters:
+            raise
+        boundaries = AnyClusters()  # and `find` drops the candidates with other clusters
+        trellis = unroll(automaton_of(wanted, boundaries), tokenizer, room, chars)
     if trellis is None:
         raise contradiction(terms, tokenizer, room, chars)
     most = None
@@ -475,7 +480,7 @@ def trellis_of(
         known = {doc for doc in known if len(doc) <= room and not tokenizer.unknown(set(doc))}
         most = num_documents(trellis) - len(known)
     if most != 0 and known and len(known) <= MAX_SUBTRACTED:
-        others = Automaton(intersection(term, complement(words(known))))
+        others = automaton_of([*wanted, complement(words(known))], boundaries)
         trellis = unroll(others, tokenizer, room, chars)
     if most == 0 or trellis is None:
         raise ConfigError(
@@ -537,8 +542,8 @@ def contradiction(
 def is_possible(terms: Sequence[Term], tokenizer: Tokenizer, room: int, chars: set[str]) -> bool:
     """Return whether a document fulfils the conditions. True if that is too hard to decide."""
     try:
-        term = intersection(NOT_EMPTY, *terms)
-        return unroll(Automaton(term), tokenizer, room, chars) is not None
+        automaton = automaton_of([NOT_EMPTY, *terms], tokenizer.boundaries(chars))
+        return unroll(automaton, tokenizer, room, chars) is not None
     except TooLarge:
         return True
 
@@ -586,24 +591,33 @@ def in_bulk(
         done, size = done + size, 4 * size
 
 
-def filter_of(c: GenerationConstraints) -> Callable[[str], bool]:
+def filter_of(c: GenerationConstraints, clusters: Clusters | None = None) -> Callable[[str], bool]:
     """Return whether a text fulfils the conditions of one whole document, as a function to call.
+
+    clusters: of a Tokenizer.
 
     No regular expression takes it long, because it does not try the ways to match one by one.
     """
     most = math.inf if c.max_len is None else c.max_len
     terms = [parse_regex(c.regex)] if c.regex is not None else []
     if c.pattern is not None:
-        terms.append(term_of_pattern(c.pattern))
-    matches = Automaton(intersection(*terms)).matches if terms else None
+        terms.append(term_of(parse(c.pattern)))
+    plain = automaton_of(terms, None).matches if terms else None
+    by_cluster = ClusterAutomaton(terms, AnyClusters()).matches if terms else None
     excluded = set(c.exclude)
 
     def fits(text: str) -> bool:
         if not text or text in excluded or not text.endswith(c.suffix) or c.contains not in text:
             return False
         # A mark after the prefix may change its last character. Not all bytes are characters.
-        if not text.startswith(c.prefix) or not c.min_len <= len(text) <= most:
+        if not text.startswith(c.prefix):
             return False
+        simple = text.isascii() or not any_join(text)
+        if not c.min_len <= (len(text) if simple else num_graphemes(text)) <= most:
+            return False
+        if clusters and not clusters.matches(text):
+            return False
+        matches = plain if simple else by_cluster
         return matches is None or matches(text)
 
     return fits

@@ -452,7 +452,8 @@ def value_tokens(
 def plain_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer of the entries, without the tokens of given values."""
     assert isinstance(tokenizer, CharTokenizer)
-    return CharTokenizer(tokenizer.chars, composed=tokenizer.composed)
+    clusters = tokenizer.clusters.all if tokenizer.clusters else ()
+    return CharTokenizer(tokenizer.chars, composed=tokenizer.composed, clusters=clusters)
 
 
 # ---- what users give

@@ -27,7 +27,7 @@ from itertools import accumulate, pairwise
 from kamon.engines.batch import UTF_32, PackedBatch, pack_sequences
 from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
-from kamon.generation.automaton import Automaton, TooLarge
+from kamon.generation.automaton import AnyAutomaton, TooLarge
 from kamon.generation.blend import BlendedModel
 from kamon.generation.sampling import (
     LanguageModel,
@@ -125,7 +125,7 @@ class TokenStates:
     only characters of the conditions and of `chars` may be spread over several tokens.
     """
 
-    def __init__(self, automaton: Automaton, tokenizer: Tokenizer, chars: Iterable[str]) -> None:
+    def __init__(self, automaton: AnyAutomaton, tokenizer: Tokenizer, chars: Iterable[str]) -> None:
         self.automaton = automaton
         self.tokenizer = tokenizer
         self.states: list[tuple[int, tuple[int, ...]]] = [(0, ())]
@@ -176,7 +176,7 @@ class TokenStates:
 
 
 def unroll(
-    automaton: Automaton, tokenizer: Tokenizer, room: int, chars: Iterable[str] = ()
+    automaton: AnyAutomaton, tokenizer: Tokenizer, room: int, chars: Iterable[str] = ()
 ) -> Trellis | None:
     """Return the trellis of documents of at most `room` tokens. None if none is accepted.
 

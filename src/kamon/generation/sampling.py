@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from operator import sub
 from typing import Protocol
 
 from kamon.config import Config
-from kamon.engines.base import Decoder
+from kamon.data.graphemes import Clusters
+from kamon.engines.base import Decoder, has_fused_ops
 from kamon.engines.batch import PackedBatch, check_samples, pack_sequences
 from kamon.engines.memory import check_memory
 from kamon.engines.philox import uniform
 from kamon.engines.scalar import softmax
 from kamon.tokenizers.base import Tokenizer
 
+REDRAWN = 1 << 40  # added to the number of a sample that is drawn again
+MAX_REDRAWN = 50  # times
+DRAWN_TOGETHER = 0.98
 INVALID = "\ufffd"  # replaces bytes that are not UTF-8
 BYTES_OF_TEXT = 100.0  # memory of a short text and of the numbers about it
 
@@ -248,7 +252,10 @@ def check_room(n: int, length: int = 0) -> None:
 def sample_texts(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest
 ) -> tuple[list[str], list[int]]:
-    """Return the documents of `sample` as texts, and the number of tokens of each."""
+    """Return the documents of `sample` as texts, and the number of tokens of each.
+
+    If the tokenizer knows the clusters of a list, all texts are made of them: see `only_clusters`.
+    """
     batch = sample(model, request)
     texts = tokenizer.decode_documents(batch)
     sizes = list(map(sub, batch.offsets[1:], batch.offsets))
@@ -258,7 +265,55 @@ def sample_texts(
             again = partial(numbered_document, model, request, request.first + i, tokenizer)
             tokens, sizes[i] = as_text(tokenizer, list(batch.document(i)), room, again)
             texts[i] = tokenizer.normal(tokenizer.decode(tokens))
+    if tokenizer.clusters:
+        only_clusters(tokenizer.clusters, model, tokenizer, request, texts, sizes)
     return texts, sizes
+
+
+def only_clusters(
+    clusters: Clusters,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    texts: list[str],
+    sizes: list[int],
+) -> None:
+    """Draw the samples again that have a cluster which the list does not have.
+
+    Each is drawn with new random numbers until it has only clusters of the list. So the samples
+    follow the model's own distribution over such texts. At temperature 0, or if this takes too
+    long, each token is drawn from those that such a text may have.
+    """
+    room = model.config.block_size - len(request.prompt_tokens)
+
+    def keep(i: int, text: str, size: int) -> bool:
+        known = clusters.beginning(text)
+        if known is None or (known != text and size < room):
+            return False
+        texts[i], sizes[i] = known, size  # without a character that the end of the room cuts
+        return True
+
+    left = [i for i, text in enumerate(texts) if not keep(i, text, sizes[i])]
+    together = 0.0  # share of the samples for which it is faster to draw all of them again
+    if request.is_plain:
+        together = DRAWN_TOGETHER if getattr(model, "table", has_fused_ops(model)) else 0.0
+    for again in range(1, MAX_REDRAWN + 1 if request.temperature else 1):
+        if not left:
+            return
+        first = request.first + again * REDRAWN
+        runs = [(i, 1) for i in left]
+        if len(left) > len(texts) * (1 - together):
+            runs = [(left[0], left[-1] + 1 - left[0])]
+        wanted, left = set(left), []
+        for begin, n in runs:
+            batch = sample(model, replace(request, n=n, first=first + begin))
+            for i, text in enumerate(tokenizer.decode_documents(batch), begin):
+                size = batch.offsets[i - begin + 1] - batch.offsets[i - begin]
+                if i in wanted and not keep(i, text, size):
+                    left.append(i)
+    for i in left:
+        tokens = numbered_document(model, request, request.first + i, tokenizer)
+        keep(i, tokenizer.decode(tokens), len(tokens))
 
 
 def as_text(

@@ -1,7 +1,8 @@
 r"""Search for the most probable documents that match a pattern, with an engine and its tokenizer.
 
 In a pattern, `_` matches one character and `*` any number of them, including none. A backslash
-takes the next character literally. Documents are ranked by their log probability.
+takes the next character literally. A character is a grapheme cluster, which may have several code
+points. Documents are ranked by their log probability.
 
 The search is exact if it may read enough tokens. It keeps prefixes of documents in a heap. It reads
 the most probable one, and puts back its extensions that can still match. No document is more
@@ -21,9 +22,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 from typing import NamedTuple
 
+from kamon.data.graphemes import Boundaries, graphemes
 from kamon.errors import ConfigError
+from kamon.generation.automaton import (
+    ALL,
+    ANY,
+    ClusterAutomaton,
+    Term,
+    characters,
+    one_cluster,
+    sequence,
+    words,
+)
 from kamon.generation.sampling import LanguageModel, PrefixCache, log_sum_exp
 from kamon.tokenizers.base import Tokenizer
 
@@ -98,6 +111,28 @@ def parse(pattern: str) -> list[Element]:
     return elements
 
 
+def grouped(elements: Sequence[Element]) -> list[Element]:
+    """Return the elements with the code points of each grapheme cluster together.
+
+    A gap begins and ends between clusters.
+    """
+    found: list[Element] = []
+    for kind, group in groupby(elements, type):
+        parts = list(group)
+        found += graphemes("".join(map(str, parts))) if kind is str else parts
+    return found
+
+
+def term_of(elements: Sequence[Element]) -> Term:
+    """Return the documents that a pattern matches, read by grapheme clusters."""
+    parts = grouped(elements)
+    terms = {Wildcard.ONE: ANY, Wildcard.ANY: ALL}
+    return characters(
+        sequence(*(one_cluster(p) if isinstance(p, str) else terms[p] for p in parts)),
+        [part for part in parts if isinstance(part, str)],
+    )
+
+
 def search(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -105,14 +140,16 @@ def search(
     n: int,
     max_reads: int,
     begin: Sequence[Candidate] = NOTHING,
+    prefix: str = "",
 ) -> SearchResult:
     """Return the n most probable documents that match; their shares are 0.
 
     Args:
         max_reads: tokens to read for an exact answer, and as many again if that is not enough.
         begin: prefixes that all documents start with; the pattern is for what follows them.
+        prefix: the code points that all documents start with, if the pattern is `*`.
     """
-    return BestFirstSearch(model, tokenizer, pattern, n, max_reads).run(begin)
+    return BestFirstSearch(model, tokenizer, pattern, n, max_reads, prefix).run(begin)
 
 
 class BestFirstSearch:
@@ -125,19 +162,28 @@ class BestFirstSearch:
         pattern: Sequence[Element],
         n: int,
         max_reads: int,
+        prefix: str,
     ) -> None:
         self.tokenizer = tokenizer
         self.n = n
         self.max_reads = max_reads
         self.block_size = model.config.block_size
-        self.matcher = Matcher(pattern, tokenizer, self.block_size)
+        boundaries = tokenizer.boundaries()
+        self.matcher: Matcher | ClusterMatcher
+        if boundaries:
+            self.matcher = ClusterMatcher(pattern, tokenizer, self.block_size, boundaries, prefix)
+        else:
+            self.matcher = Matcher([*prefix, *pattern], tokenizer, self.block_size)
         self.prefixes = PrefixCache(model, tokenizer.bos)
         self.best: list[tuple[float, tuple[int, ...]]] = []  # a heap, the least probable first
         self.special = set(tokenizer.special.values())  # no text has them
 
     def run(self, begin: Sequence[Candidate]) -> SearchResult:
         left: list[Candidate] = []
-        for candidate in begin:
+        for cost, tokens, _ in begin:
+            candidate = cost, tokens, self.matcher.start(tokens)
+            if not candidate[2]:
+                continue
             if len(candidate[1]) < self.block_size:
                 heapq.heappush(left, candidate)
             else:
@@ -207,7 +253,7 @@ class BestFirstSearch:
             width = (end - self.prefixes.reads) // cost
             groups: dict[int, list[Candidate]] = {}
             for candidate in pool:
-                groups.setdefault(candidate[2].bit_length(), []).append(candidate)
+                groups.setdefault(self.matcher.place(candidate[2]), []).append(candidate)
             for group in groups.values():
                 for candidate in heapq.nsmallest(max(1, width // len(groups)), group):
                     if self.prefixes.reads >= end:
@@ -251,6 +297,14 @@ class Matcher:
             if isinstance(char, str):
                 self.of_token[tokenizer.encode(char)[0]] |= 1 << i
 
+    def start(self, tokens: Sequence[int]) -> int:  # noqa: ARG002
+        """Return the places after the tokens that come before the pattern."""
+        return 1
+
+    def place(self, places: int) -> int:
+        """Return how far places are in the pattern."""
+        return places.bit_length()
+
     def ends(self, places: int) -> bool:
         return bool(places >> self.size)
 
@@ -266,3 +320,57 @@ class Matcher:
         return others if others >> least else 0, {
             t: r if r >> least else 0 for t, r in reached.items()
         }
+
+
+class ClusterMatcher:
+    """Matches a pattern whose characters may have several code points. Places are a state + 1.
+
+    Documents have only clusters that the boundaries know.
+    """
+
+    def __init__(
+        self,
+        pattern: Sequence[Element],
+        tokenizer: Tokenizer,
+        block_size: int,
+        boundaries: Boundaries,
+        prefix: str = "",
+    ) -> None:
+        begins = sequence(words([prefix]), ALL)
+        self.automaton = ClusterAutomaton([begins, term_of(pattern)], boundaries)
+        self.tokenizer = tokenizer
+        self.block_size = block_size
+        text = prefix + "".join(element for element in pattern if isinstance(element, str))
+        tokenizer.encode(text)  # raises TokenizerError
+        size = len(text) + sum(element is Wildcard.ONE for element in pattern)
+        if size > block_size:
+            raise ConfigError(
+                f"the pattern needs {size:,} code points or more, "
+                f"and the model's block_size {block_size} allows {block_size}"
+            )
+        special = tokenizer.special.values()
+        tokens = (token for token in range(tokenizer.vocab_size) if token not in special)
+        self.texts = {token: tokenizer.decode([token]) for token in tokens}
+
+    def start(self, tokens: Sequence[int]) -> int:
+        if not tokens:
+            return 1
+        # The pattern is for the whole document, so it begins with a gap here.
+        state = self.automaton.after(0, self.tokenizer.decode(tokens))
+        return 0 if self.automaton.is_dead(state) else state + 1
+
+    def place(self, places: int) -> int:
+        return self.automaton.states[places - 1][1]
+
+    def ends(self, places: int) -> bool:
+        return self.automaton.accepts(places - 1)
+
+    def after(self, places: int, length: int) -> tuple[int, dict[int, int]]:
+        """Return the places after most tokens, and after all that are possible."""
+        automaton, last = self.automaton, length + 1 == self.block_size
+        reached = {}
+        for token, text in self.texts.items():
+            state = automaton.after(places - 1, text)
+            if not automaton.is_dead(state) and not (last and not automaton.accepts(state)):
+                reached[token] = state + 1
+        return 0, reached

@@ -10,6 +10,7 @@ from itertools import accumulate, islice
 from typing import Any, Protocol
 
 from kamon.data.documents import nfc
+from kamon.data.graphemes import Boundaries, Clusters
 from kamon.engines.batch import UTF_32, PackedBatch
 from kamon.errors import TokenizerError
 from kamon.files.spill import SpillBuffer, numbers_of
@@ -31,6 +32,8 @@ class Tokenizer(Protocol):
             `decode` returns their names.
         composed: whether it brings texts to Unicode's composed form (NFC) before it encodes them.
             Tokenizers of earlier versions of Kamon encode a text unchanged.
+        clusters: the grapheme clusters of the list, if some have several code points. Kamon then
+            makes only samples of these. None if there are none, for BPE and for a model of text.
     """
 
     bos: int
@@ -38,6 +41,7 @@ class Tokenizer(Protocol):
     unit: str
     special: dict[str, int]
     composed: bool
+    clusters: Clusters | None
 
     def normal(self, text: str) -> str:
         """Return `text` as it is encoded: in NFC if `composed`, otherwise unchanged."""
@@ -95,9 +99,15 @@ class Tokenizer(Protocol):
         `text` must not be empty. Each result ends with the token that reaches the end of `text`.
         """
 
+    def boundaries(self, chars: Iterable[str] = ()) -> Boundaries | None:
+        """Return where the characters of a text end, or None if each is one code point.
+
+        chars: code points that only several tokens together have.
+        """
+
     @property
     def is_one_char_each(self) -> bool:
-        """Whether n tokens, except special ones, always make a text of n characters."""
+        """Whether n tokens, except special ones, always make a text of n code points."""
 
     @property
     def chars_per_token(self) -> list[int]:

@@ -27,6 +27,7 @@ from unicodedata import category
 
 from kamon.config import require_int
 from kamon.data.documents import NUL, nfc
+from kamon.data.graphemes import AnyClusters, Boundaries, any_join
 from kamon.engines.batch import BOS, PackedBatch
 from kamon.errors import ConfigError, TokenizerError
 from kamon.native import library
@@ -239,6 +240,11 @@ class BytePairTokenizer(Tokenizer):
         return list(openings)
 
     is_one_char_each = False
+    clusters = None
+
+    def boundaries(self, chars: Iterable[str] = ()) -> Boundaries | None:
+        texts = [spelling.encode("latin-1").decode("utf-8", "ignore") for spelling in self._spelt]
+        return AnyClusters() if any_join({*chars, *"".join(texts)}) else None
 
     @cached_property
     def chars_per_token(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""The tokenizer with one token per character."""
+"""The tokenizer with one token per code point."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from itertools import chain, count, islice, pairwise
 from unicodedata import combining, is_normalized, normalize
 
 from kamon.data.documents import BLOCK_DOCS, Documents, nfc
+from kamon.data.graphemes import (
+    AnyClusters,
+    Boundaries,
+    Clusters,
+    any_join,
+    clusters_of,
+    clusters_to_keep,
+    well_formed,
+)
 from kamon.engines.batch import BOS, UTF_32, PackedBatch
 from kamon.errors import HINT, TokenizerError
 from kamon.tokenizers.base import (
@@ -23,7 +32,10 @@ from kamon.tokenizers.base import (
 
 
 class CharTokenizer(Tokenizer):
-    """Token i is the i-th of the sorted characters, and BOS is the token after them.
+    """Token i is the i-th of the sorted code points, and BOS is the token after them.
+
+    In some scripts, a character that people see has several code points. If the list has such
+    characters, the tokenizer knows which ones: see `Clusters`.
 
     Fine-tuning may extend a tokenizer. The tokens in `added` come after BOS, in the order of their
     addition. They are characters or the names of special tokens, which are longer.
@@ -38,7 +50,12 @@ class CharTokenizer(Tokenizer):
     unit = "character"
 
     def __init__(
-        self, chars: Iterable[str], added: Iterable[str] = (), *, composed: bool = False
+        self,
+        chars: Iterable[str],
+        added: Iterable[str] = (),
+        *,
+        composed: bool = False,
+        clusters: Iterable[str] = (),
     ) -> None:
         self.chars = list(chars)
         self.added = list(added)
@@ -52,15 +69,21 @@ class CharTokenizer(Tokenizer):
         if any(len(char) != 1 for char in self.chars) or len(tokens) != self.vocab_size:
             raise TokenizerError("a character tokenizer needs characters, each of them once")
         check_special_names(self.special)
+        known = frozenset(clusters)
+        self.clusters = Clusters(known) if known else None
+        if not self._tokens.keys() >= set().union(*known):
+            raise TokenizerError("a grapheme cluster has a code point that has no token")
 
     @classmethod
-    def train(cls, docs: Iterable[str]) -> CharTokenizer:
+    def train(cls, docs: Iterable[str], added: Iterable[str] = ()) -> CharTokenizer:
         """Return the tokenizer of every character that occurs in `docs`, in NFC."""
         docs = docs if isinstance(docs, Documents) else list(docs)
         chars = docs.chars() if isinstance(docs, Documents) else set("".join(docs))
         if not all(map(str.isascii, chars)):
-            chars = set(chain.from_iterable(map(nfc, docs)))
-        return cls(sorted(chars), composed=True)
+            docs = list(map(nfc, docs))
+            chars = set(chain.from_iterable(docs))
+        clusters = clusters_to_keep(docs, chars)
+        return cls(sorted(chars), added, composed=True, clusters=clusters)
 
     def normal(self, text: str) -> str:
         """Return `text` as it is encoded: in NFC if `composed`, otherwise unchanged.
@@ -167,8 +190,20 @@ class CharTokenizer(Tokenizer):
     def unfinished(self, tokens: Iterable[int]) -> bytes:  # noqa: ARG002
         return b""  # each token is a whole character
 
-    def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:  # noqa: ARG002
-        return frozenset(self.special.values()) - {self.bos}
+    def ruled_out(self, tokens: Sequence[int]) -> frozenset[int]:
+        special = frozenset(self.special.values()) - {self.bos}
+        allowed = self.clusters.allowed(self.decode(tokens)) if self.clusters else None
+        if allowed is None:
+            return special
+        own = {token for char, token in self._tokens.items() if char not in allowed}
+        return special | own | (frozenset() if "" in allowed else {self.bos})
+
+    def boundaries(self, chars: Iterable[str] = ()) -> Boundaries | None:  # noqa: ARG002
+        return self.clusters or (AnyClusters() if self._any_join else None)
+
+    @cached_property
+    def _any_join(self) -> bool:
+        return any_join(self._tokens)
 
     def prefix_tokenizations(self, text: str) -> list[tuple[int, ...]]:
         return [tuple(self.encode(text))]
@@ -194,6 +229,8 @@ class CharTokenizer(Tokenizer):
             content["added"] = self.added
         if self.composed:
             content["normalization"] = "NFC"
+        if self.clusters:
+            content["clusters"] = sorted(self.clusters.all)
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -208,10 +245,21 @@ class CharTokenizer(Tokenizer):
         form = content.get("normalization")
         if form not in (None, "NFC"):
             raise TokenizerError(f'"normalization" is "NFC" or missing, not {form!r}')
-        return cls(chars, added, composed=form is not None)
+        clusters = content.get("clusters", [])
+        if not isinstance(clusters, list) or not all(isinstance(c, str) and c for c in clusters):
+            raise TokenizerError('"clusters" is not a list of grapheme clusters')
+        return cls(chars, added, composed=form is not None, clusters=clusters)
 
-    def extended(self, chars: Iterable[str] = (), specials: Iterable[str] = ()) -> CharTokenizer:
+    def extended(
+        self,
+        chars: Iterable[str] = (),
+        specials: Iterable[str] = (),
+        texts: Iterable[str] = (),
+    ) -> CharTokenizer:
         """Return a copy with more characters and special tokens after the existing ones.
+
+        texts: more documents, whose grapheme clusters it will know, too. A tokenizer that does not
+            know those of its list, because an earlier Kamon made it, does not learn any.
 
         Raises: TokenizerError if one exists already, or if a name is not possible.
         """
@@ -219,7 +267,11 @@ class CharTokenizer(Tokenizer):
         if any(len(char) != 1 for char in chars) or any(len(name) == 1 for name in specials):
             raise TokenizerError("characters are one character long, names of special tokens more")
         added = [*self.added, *chars, *specials]
-        return CharTokenizer(self.chars, added, composed=self.composed)
+        clusters: set[str] = set()
+        if self.clusters or (not self._any_join and any_join(chars)):
+            clusters = well_formed(clusters_of(map(nfc if self.composed else str, texts)))
+            clusters |= self.clusters.all if self.clusters else self._tokens.keys()
+        return CharTokenizer(self.chars, added, composed=self.composed, clusters=clusters)
 
     def _explain_unknown(self, text: str) -> str:
         place = next(i for i, char in enumerate(text) if char not in self._tokens)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from unicodedata import normalize
 
 from kamon.config import Config
+from kamon.data.documents import Documents
 from kamon.engines.numerics import deviation, mean
 from kamon.engines.parameters import parameter_shapes
 from kamon.model import Model, as_model
@@ -41,15 +41,17 @@ class StartingPoint:
     tokenizer: Tokenizer
     params: array[float]
 
-    def tokenizer_for(self, chars: Iterable[str]) -> Tokenizer:
-        """Return the tokenizer for documents with these characters.
+    def tokenizer_for(self, docs: Documents) -> Tokenizer:
+        """Return the tokenizer for these documents.
 
-        The base keeps only these. Another model keeps all its tokens and adds those that it lacks.
+        The base keeps only their characters. Another model keeps all its tokens and adds those that
+        it lacks.
         """
         if self.name == BASE:
-            return CharTokenizer(sorted(chars), composed=True)
+            return CharTokenizer.train(docs)
         if isinstance(self.tokenizer, CharTokenizer):
-            return self.tokenizer.extended(sorted(self.tokenizer.unknown(set(chars))))
+            unknown = sorted(self.tokenizer.unknown(docs.chars()))
+            return self.tokenizer.extended(unknown, texts=docs)
         return self.tokenizer
 
     def params_for(self, tokenizer: Tokenizer, config: Config, num_values: int = 0) -> array[float]:

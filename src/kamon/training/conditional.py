@@ -177,9 +177,7 @@ def conditional_data(
                 "add some, or leave them out",
             )
     if tokenizer is None:
-        tokenizer = CharTokenizer(
-            sorted(entries.chars()), given_tokens(table.values), composed=True
-        )
+        tokenizer = CharTokenizer.train(entries, given_tokens(table.values))
     documents = table.documents()
     record = CorpusRecord.read(
         {**table.corpus.summary(), "sha256": documents.sha256(), "split": rule}

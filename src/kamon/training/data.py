@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -18,6 +18,7 @@ from kamon.data import corpus
 from kamon.data.columns import DataFrame, Table
 from kamon.data.corpus import Corpus
 from kamon.data.documents import Documents
+from kamon.data.graphemes import clusters_to_keep
 from kamon.data.split import RULE, divide
 from kamon.data.text_windows import TextWindows, consecutive, in_windows, stream
 from kamon.engines.batch import BatchSource, PackedBatch, pack_sequences
@@ -193,7 +194,7 @@ def load_training_data(
     mode = mode or "documents"
     source = corpus_of(options, mode, composed=wants_nfc(tokenizer))
     if start is not None:
-        tokenizer = start.tokenizer_for(source.different.chars())
+        tokenizer = start.tokenizer_for(source.different)
     return list_data(
         source,
         mode=mode,
@@ -294,7 +295,7 @@ def list_data(
     check_learnable(source, mode)
     different = source.different
     train_docs, validation_docs = divide(different, hold_out, mode, rule)
-    made = make_tokenizer(tokenizer, train_docs, validation_docs, vocab_size)
+    made = make_tokenizer(tokenizer, train_docs, validation_docs, vocab_size, mode)
     check_known(source, made, whose)
     return in_memory(different, mode, list_record(source, rule), made, train_docs, validation_docs)
 
@@ -394,6 +395,7 @@ def make_tokenizer(
     train_docs: Documents,
     validation_docs: Documents,
     vocab_size: int | None,
+    mode: str = "documents",
 ) -> Tokenizer:
     """Return the tokenizer. wanted: "char", "bpe", a file or a tokenizer."""
     if wanted == "bpe":
@@ -406,7 +408,11 @@ def make_tokenizer(
             'leave it out, or add --tokenizer bpe (tokenizer="bpe" in Python)',
         )
     if wanted == "char":
-        return CharTokenizer(sorted(train_docs.chars() | validation_docs.chars()), composed=True)
+        chars = train_docs.chars() | validation_docs.chars()
+        clusters: set[str] = set()
+        if mode == "documents":
+            clusters = clusters_to_keep(chain(train_docs, validation_docs), chars)
+        return CharTokenizer(sorted(chars), composed=True, clusters=clusters)
     if not isinstance(wanted, str | PathLike):
         return wanted
     if not os.path.exists(wanted):

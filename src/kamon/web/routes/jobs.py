@@ -23,6 +23,7 @@ from kamon.data.cleaning import clean as tidy
 from kamon.data.columns import Columns as GivenColumns
 from kamon.data.columns import Table
 from kamon.data.documents import Documents, nfc
+from kamon.data.graphemes import clipped
 from kamon.data.split import divide
 from kamon.engines.parameters import num_params
 from kamon.errors import CorpusError
@@ -633,7 +634,7 @@ def preview(request: CleanRequest, stop: Stop) -> CleanAnswer:
 
 
 def shown(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+    return clipped(text, MAX_SHOWN)
 
 
 def tidied(docs: Documents, stop: Stop) -> Tidied | None:

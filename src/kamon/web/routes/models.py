@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from kamon import completion
 from kamon.data.columns import MAX_NAME, MAX_VALUE
+from kamon.data.graphemes import first_graphemes, graphemes, lengths_of
 from kamon.engines.base import has_fused_ops
 from kamon.engines.scalar import softmax
 from kamon.errors import ConfigError, KamonError
@@ -518,11 +519,13 @@ def data_of(model: Model, stop: Stop) -> Data:
     corpus, num_docs = model.training.corpus, len(model.docs)
     counts: Counter[str] = Counter()
     for number, doc in enumerate(model.docs):
-        counts.update(doc)
+        counts.update(graphemes(doc))
         if number % DOCS_AT_ONCE == 0:
             stop.check()
-    in_train, in_validation = (part.lengths() for part in parts)
-    examples = [[document[:200] for document in part[:NUM_EXAMPLES]] for part in parts]
+    in_train, in_validation = (Counter(lengths_of(part)) for part in parts)
+    examples = [
+        [first_graphemes(document, 200) for document in part[:NUM_EXAMPLES]] for part in parts
+    ]
     return Data(
         source=file_name(corpus.source),
         num_docs=num_docs,
@@ -618,7 +621,8 @@ def next_tokens_of(model: Model, body: NextTokenBody) -> NextTokens:
     special = frozenset(tokenizer.special.values()) - {tokenizer.bos}
     GenerationConstraints(top_k=body.top_k, top_p=body.top_p)  # raises ConfigError
     temperature = body.temperature
-    usual = [token for token in range(len(logits)) if token not in special]
+    out = tokenizer.ruled_out(prefix) if tokenizer.clusters else special
+    usual = [token for token in range(len(logits)) if token not in out]
     kept = allowed(logits, usual, temperature, body.top_k, body.top_p)
     shares = dict(zip(kept, probabilities([logits[t] for t in kept], temperature), strict=True))
     return NextTokens(

@@ -7,11 +7,12 @@ import { button, explained, field, h, panel, append, replaceContent } from "./do
 import { EmbeddingPanel } from "./embedding_panel.js";
 import { percent } from "./format.js";
 import { GraphPanel } from "./graph_panel.js";
+import { fitting } from "./graphemes.js";
 import { heat } from "./heat.js";
 import { sourceLine } from "./sources.js";
 import { change, numberIn } from "./state.js";
 import { inline, readAs, unknownSentence } from "./text.js";
-import { attentionSentence, labelsOf, surpriseChart, surpriseSentence, weightsOf } from "./trace.js";
+import { attentionSentence, labelsOf, surpriseChart, surpriseOfLetters, surpriseSentence, weightsOf } from "./trace.js";
 
 /**
  * @typedef {import("./main.js").Context} Context
@@ -54,7 +55,7 @@ class InsideView {
     this.map = heat("Attention: each token (row) attends to the tokens up to it (columns)", (row) => this.look(row));
     this.attentionTold = h("p", { class: "told" });
     this.attentionSources = h("div");
-    this.surprise = bars("Surprisal of each letter, in bits", { look: (row) => this.look(row) });
+    this.surprise = bars("Surprisal of each letter, in bits", { look: (letter) => this.lookAt(letter) });
     this.surpriseTold = h("p", { class: "told" });
     this.surpriseSources = h("div");
     this.embeddings = new EmbeddingPanel(context, model, (id) => this.lookAtToken(id));
@@ -182,6 +183,11 @@ class InsideView {
   lookAtToken(id) {
     const row = this.trace?.tokens.findIndex((each) => each.id === id) ?? -1;
     if (row >= 0) this.look(row);
+  }
+
+  /** @param {number} letter  in the chart of surprisals */
+  lookAt(letter) {
+    if (this.trace) this.look(surpriseOfLetters(this.trace)[letter]?.row ?? -1);
   }
 
   /** @param {number} row */
@@ -323,7 +329,7 @@ async function firstText(model, signal) {
       return text;
     }
     const found = await api.sample({ model: model.id, n: 1, temperature: 0, min_len: 1 }, signal);
-    return [...(found.samples[0]?.text ?? "")].slice(0, length).join("");
+    return fitting(found.samples[0]?.text ?? "", length);
   } catch (error) {
     if (api.isAbort(error)) throw error;
     return "";

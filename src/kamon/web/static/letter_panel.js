@@ -16,6 +16,7 @@ import {
 } from "./dom.js";
 import { visible } from "./format.js";
 import { givenKeyword, givenText } from "./given.js";
+import { graphemes } from "./graphemes.js";
 import { mark, star } from "./kept.js";
 import { blendSentence } from "./losses.js";
 import { MAX_BARS, chartOf, distributionOf, drawn, orderOf } from "./letters.js";
@@ -63,7 +64,13 @@ export class LetterPanel {
     this.draw = button("Sample one", () => this.drawOne(), { class: "main" });
     this.finish = button("Finish", () => this.run());
     this.another = button("Another", () => this.drawAnother(), { class: "main" });
-    this.back = button("Back", () => this.turn([...this.prefix].slice(0, this.ended ? undefined : -1).join("")));
+    this.back = button("Back", () =>
+      this.turn(
+        graphemes(this.prefix)
+          .slice(0, this.ended ? undefined : -1)
+          .join(""),
+      ),
+    );
     this.again = button("Start again", () => this.startAgain());
     this.copy = copies(() => this.code(), model);
     this.node = this.layout();
@@ -140,7 +147,7 @@ export class LetterPanel {
 
   drawTiles() {
     const { ended, another, draw, finish } = this;
-    const letters = [...this.prefix];
+    const letters = graphemes(this.prefix);
     const tiles = letters.map((letter, i) => {
       const undo = { "aria-label": `${visible(letter)}, undo from here`, title: "Undo from here" };
       return h(
@@ -271,8 +278,8 @@ export class LetterPanel {
     replaceContent(this.told, h("p", {}, "Finished."));
     if (prefix === "" || model.text) return;
     try {
-      const size = [...prefix].length;
       const { prompt, given } = this.dials.values();
+      const size = graphemes(prefix).length;
       const request = { model: model.id, n: 1, prefix, min_len: size, max_len: size, nearest: true, prompt, given };
       const { samples } = await this.ask((signal) => api.sample(request, signal));
       const one = samples[0];

@@ -21,6 +21,7 @@ import {
   table,
 } from "./dom.js";
 import { count, fixed, plural, percent } from "./format.js";
+import { graphemes } from "./graphemes.js";
 import { saveForm } from "./save.js";
 import * as session from "./session.js";
 import { address, change } from "./state.js";
@@ -151,7 +152,7 @@ function thumb(text, down, press, props) {
 }
 
 /** @param {string} text */
-const looks = (text) => `card${reducedMotion.matches ? "" : " come"}${[...text].length > 30 ? " long" : ""}`;
+const looks = (text) => `card${reducedMotion.matches ? "" : " come"}${graphemes(text).length > 30 ? " long" : ""}`;
 
 /**
  * Returns the session as Python, and the command that starts one.

@@ -1,6 +1,8 @@
 // Texts: the encoding and the columns of a list, the letters that a model knows, and names that are
 // safe to show in a sentence.
 
+import { graphemes } from "./graphemes.js";
+
 const CONTROLS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 /**
@@ -29,7 +31,7 @@ export function inline(text, max = 60) {
  * @param {number} [max]  characters
  */
 export function clipped(text, max = 60) {
-  const all = [...text];
+  const all = graphemes(text);
   return all.length <= max ? text : `${all.slice(0, max - 1).join("")}…`;
 }
 

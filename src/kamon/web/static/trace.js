@@ -1,6 +1,7 @@
 // The trace of a text as labels, sentences and a chart.
 
 import { fixed, percent, visible } from "./format.js";
+import { graphemes } from "./graphemes.js";
 import { inline } from "./text.js";
 
 /** @typedef {import("./api.js").Trace} Trace */
@@ -60,10 +61,39 @@ export function surpriseSentence(trace, row) {
 }
 
 /**
+ * Returns the surprisals of letters as people see them, the sums of those of their tokens, with the
+ * row of the first token of each.
+ * @param {Trace} trace
+ * @returns {(Trace["surprise"][number] & {row: number})[]}
+ */
+export function surpriseOfLetters({ surprise }) {
+  const text = surprise.map((each) => each.text).join("");
+  let [end, place] = [0, 0];
+  const begins = new Set([0, ...graphemes(text).map((each) => (end += each.length))]);
+  /** @param {number|null} a @param {number|null} b */
+  const sum = (a, b) => (a === null || b === null ? null : a + b);
+  /** @type {(Trace["surprise"][number] & {row: number})[]} */
+  const found = [];
+  surprise.forEach((each, row) => {
+    const last = found[found.length - 1];
+    if (last && each.text !== "" && !begins.has(place)) {
+      last.text += each.text;
+      last.gpt = sum(last.gpt, each.gpt);
+      last.ngram = sum(last.ngram, each.ngram);
+      last.blend = sum(last.blend, each.blend);
+    } else found.push({ ...each, row });
+    place += each.text.length;
+  });
+  return found;
+}
+
+/**
  * @param {Trace} trace
  * @returns {import("./bars.js").BarData}
  */
-export function surpriseChart({ surprise, ngram_order }) {
+export function surpriseChart(trace) {
+  const { ngram_order } = trace;
+  const surprise = surpriseOfLetters(trace);
   const blended = surprise.some((each) => each.blend !== null);
   const gpt = surprise.reduce((sum, each) => sum + (each.gpt ?? Infinity), 0);
   const blend = surprise.reduce((sum, each) => sum + (each.blend ?? Infinity), 0);
