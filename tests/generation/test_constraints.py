@@ -29,13 +29,12 @@ from kamon.errors import ConfigError, TokenizerError
 from kamon.evaluation.nearest import NearestDocument, common_subsequence, logprobs, positions
 from kamon.generation import constraints, lookahead
 from kamon.generation import text as text_samples
-from kamon.generation.automaton import ALL, Automaton, sequence, words
+from kamon.generation.automaton import ALL, Automaton, automaton_of, sequence, words
 from kamon.generation.constraints import (
     GenerationConstraints,
     filter_of,
     find,
     make_constraints,
-    term_of_pattern,
 )
 from kamon.generation.lookahead import Contexts, guided_document, make_guide, unroll
 from kamon.generation.sampling import (
@@ -45,7 +44,7 @@ from kamon.generation.sampling import (
     numbered_document,
     sample,
 )
-from kamon.generation.search import Matcher, Wildcard, parse
+from kamon.generation.search import Matcher, Wildcard, parse, term_of
 from kamon.model import Model, load
 from kamon.native import library
 from kamon.ngrams.reference import train_ngram
@@ -552,7 +551,7 @@ def test_patterns_mean_the_same_in_sample_and_fill(pattern: str) -> None:
     if sum(element is not Wildcard.ANY for element in parse(pattern)) > 4:
         return
     matcher = Matcher(parse(pattern), tokenizer, 4)
-    automaton = Automaton(term_of_pattern(pattern))
+    automaton = automaton_of([term_of(parse(pattern))], None)
     for text in ("".join(chars) for n in range(5) for chars in product("ab_*\\", repeat=n)):
         places = 1
         for length, token in enumerate(tokenizer.encode(text)):
