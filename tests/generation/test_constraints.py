@@ -30,12 +30,7 @@ from kamon.evaluation.nearest import NearestDocument, common_subsequence, logpro
 from kamon.generation import constraints, lookahead
 from kamon.generation import text as text_samples
 from kamon.generation.automaton import ALL, Automaton, automaton_of, sequence, words
-from kamon.generation.constraints import (
-    GenerationConstraints,
-    filter_of,
-    find,
-    make_constraints,
-)
+from kamon.generation.constraints import GenerationConstraints, filter_of, find, make_constraints
 from kamon.generation.lookahead import Contexts, guided_document, make_guide, unroll
 from kamon.generation.sampling import (
     LanguageModel,
