@@ -322,7 +322,7 @@ def say_unfinished(sizes: Sequence[int], block_size: int, unit: str = "character
     """Print how many samples have no end, because they have as many tokens as block_size allows."""
     if unfinished := sum(size == block_size for size in sizes):
         limit = f"{block_size} {unit}s"
-        warn(f"{unfinished} of {len(sizes)} have no end: the model did not end them in {limit}")
+        warn(f"{unfinished:,} of {len(sizes):,} have no end: the model did not end them in {limit}")
 
 
 def say_left_out(result: SampleResult, n: int, option: str, *, stopped: bool = False) -> None:

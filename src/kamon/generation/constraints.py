@@ -402,10 +402,9 @@ def make_plan(
         return plain_plan(model, tokenizer, request, room)
     assert everything
     if request.temperature >= COLD:
-        few = most is not None and most + len(known) <= MAX_LISTED
+        few = most is not None and most + len(known) <= min(MAX_LISTED, num_at_once(model, work))
         if conditions.unique and few and not request.truncates and not hasattr(model, "drawn"):
-            candidates = every_document(model, tokenizer, request, trellis)
-            return Plan(candidates, PATIENCE, most)
+            return Plan(every_document(model, tokenizer, request, trellis), PATIENCE, most)
         contexts = survey(model, learned, everything, trellis)
         if make_guide(trellis, contexts).share >= EASY and not request.truncates:
             return replace(plain_plan(model, tokenizer, request, room), most=most)

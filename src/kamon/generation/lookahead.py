@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from kamon.engines.batch import UTF_32, PackedBatch, pack_sequences
 from kamon.engines.native import GuideArrays, NativeEngine
@@ -52,11 +53,7 @@ LENGTH = 5  # tokens of a context
 MIN_VISITS = 3  # of a context that is told apart from the shorter one
 TRUST = 1.0  # how many tokens after a context count as much as its prior
 PILOT_SEED = 0xC0FFEE_5EED  # of the candidates that are not samples
-# Candidates of a round under conditions, for the weights and the n-gram, and the number of the
-# candidate before which that guide is good enough. Between them the share of the weights above the
-# limit, for which a candidate is several samples.
-STAGES = ((500, 0.01, 5_000), (8000, 0.05, 1 << 40))
-ROUNDS = 4
+ROUNDS = 4  # of candidates at most, from which a guide learns
 MAX_READS = 20_000  # tokens that the search for the most probable document reads
 MAX_EXPANSIONS = 1e7  # tokens that might follow these
 GOOD = 0.5  # share of candidates kept that needs no other round
@@ -110,6 +107,24 @@ class Guide:
     def share(self) -> float:
         """The share of all documents that fulfil the conditions, according to the n-gram."""
         return self.chances[0]
+
+
+class Stage(NamedTuple):
+    """How good a guide must be, and up to which candidate it is used.
+
+    Attributes:
+        n: candidates of a round, from which it learns.
+        surplus: the share of the weights that may lie above the limit. A candidate above it can be
+            several samples.
+        end: the number of the first candidate that needs the next stage.
+    """
+
+    n: int
+    surplus: float
+    end: int
+
+
+STAGES = (Stage(500, 0.01, 5_000), Stage(8000, 0.05, 1 << 40))
 
 
 # ---- the trellis
@@ -550,23 +565,19 @@ def tuned_guide(
     request: SampleRequest,
     trellis: Trellis,
     contexts: Contexts,
-    n: int,
-    surplus: float,
+    stage: Stage,
     first_round: int,
 ) -> Guide:
-    """Return a guide whose n-gram has also learned from candidates.
-
-    n: candidates of each round.
-    """
+    """Return a guide whose n-gram has also learned from candidates."""
     docs: PackedBatch | None = None
-    for number in range(ROUNDS):
+    for number in range(first_round, first_round + ROUNDS):
         if docs:
             contexts.learn(docs)
         guide = make_guide(trellis, contexts)
-        some = pilot(request, first_round + number, n)
+        some = pilot(request, number, stage.n)
         docs, weights = guided_documents(model, some, guide, contexts)
-        limit = limit_of(weights, surplus)
-        if math.fsum([min(limit, weight) for weight in weights]) >= GOOD * n * limit:
+        limit = limit_of(weights, stage.surplus)
+        if math.fsum([min(limit, weight) for weight in weights]) >= GOOD * stage.n * limit:
             break
     return replace(guide, limit=limit)
 
@@ -626,12 +637,11 @@ def guides_for(
 
     effort: how many of the usual candidates to learn from.
     """
-    stages = STAGES if effort == 1 else ((STAGES[0][0], *STAGES[-1][1:]),)
-    for number, (n, surplus, end) in enumerate(stages):
-        rounds = 2 + number * ROUNDS  # that were before
-        n = max(10, int(effort * n))
-        guide = tuned_guide(model, request, trellis, contexts, n, surplus, rounds)
-        yield guide, end
+    stages = STAGES if effort == 1 else (STAGES[-1]._replace(n=STAGES[0].n),)
+    for number, stage in enumerate(stages):
+        first_round = 2 + number * ROUNDS  # after those of the survey
+        stage = stage._replace(n=max(10, int(effort * stage.n)))
+        yield tuned_guide(model, request, trellis, contexts, stage, first_round), stage.end
 
 
 def most_probable(
