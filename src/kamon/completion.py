@@ -237,8 +237,8 @@ def fill_words(
 ) -> WordResult:
     """Return the n most probable words in the gap `____` of a text.
 
-    A word is letters and digits, with single hyphens or apostrophes inside. What follows the gap
-    counts too, which is the end of the entry for a model of a list. The probability is then a share
+    A word is letters and digits, with single hyphens or apostrophes inside. All that follows the
+    gap counts too, for a model of a list also the end of the entry. The probability is then a share
     among the words found. Otherwise it is that of the word and of any character after it.
 
     Args:

@@ -166,6 +166,18 @@ def test_completions_and_scores(server: Server, model: Model) -> None:
     assert odd["surprising"] == "X"
 
 
+def test_words(server: Server, model: Model) -> None:
+    found = server.json("POST", "/words", {"model": ID, "text": "ka", "n": 4})
+    expected = complete_words(model, "ka", 4)
+    assert [each["text"] for each in found["words"]] == [each.text for each in expected.words]
+    assert found["found"] == expected.num_found
+    assert found["covered"] == pytest.approx(found["total"])
+    assert 0 < found["covered"] <= 1
+    among = {"model": ID, "text": "k ____", "among": ["kara"]}
+    status, _, text = server.ask("POST", "/api/v1/words", among)
+    assert (status, b"unknown character" in text) == (422, True)  # the list has no spaces
+
+
 def test_scores_say_which_text_they_are_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kamon.web.routes.models.num_at_once", lambda _: 2)
     body = {"model": ID, "texts": ["ba", "!", "Bä", "ka"]}

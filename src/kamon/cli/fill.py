@@ -5,8 +5,9 @@ themselves. Quote the pattern: 'ma__a', '*ia'. The most probable entry comes fir
 the log probability of the whole entry in nats, and its share among the entries printed.
 
 In a pattern with a space, two or more _ that touch no letter are a word: 'a cup of ____'. Each line
-then has a word and its probability. It works with a model of a text and with one of sentences. If
-the pattern goes on after the gap, the probability is the share among the words found.
+then has a word and its probability. It works with a model of a text and with one of sentences. The
+text after the gap counts, and for a model of a list the end of the entry. The probability is then
+the share among the words found.
 """
 
 from __future__ import annotations

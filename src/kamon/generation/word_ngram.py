@@ -42,9 +42,9 @@ class WordNgram:
     """A Kneser-Ney n-gram of words and punctuation marks.
 
     Attributes:
-        weight: of the n-gram in a blend with a GPT. It is a half of the probability that a word is
-            a known one, 1 − N1 / N, if N1 of N tokens occur once (Good 1953,
-            doi:10.1093/biomet/40.3-4.237).
+        weight: of the n-gram in a blend with a model. If N1 of N tokens occur once, a word is known
+            with probability 1 − N1 / N, and the weight is a half of it. Source: Good 1953,
+            doi:10.1093/biomet/40.3-4.237.
     """
 
     def __init__(self, docs: Iterable[str], *, whole: bool = True, order: int = ORDER) -> None:
@@ -81,8 +81,8 @@ class WordNgram:
     def counted(self, gap: Gap, among: Collection[str] = ()) -> Counted:
         """Return log p of the most probable words in the gap, or of those among some words.
 
-        It is log p of a word with the stem, among all these, and with the text after it. If the
-        n-gram knows no such word, or a word has begun before the gap, it has no part in the blend.
+        It is log p of a word with the stem, among all these, and with the text after it. The n-gram
+        has no part in the blend if it knows no such word, or if the gap is inside a word.
         """
         if OPEN.search(gap.before):
             return Counted({})
