@@ -32,26 +32,28 @@ from kamon.training.setup import build_setup
 
 
 def pytest_configure() -> None:
-    """Checks that the tests run on the copy of the package that helpers/planted.py names."""
-    # What was started in the background of a shell ignores Ctrl-C, and so would all it starts.
+    """Choose the profile of hypothesis, and check that a copy with a planted bug is tested."""
+    # A shell starts its background processes without Ctrl-C, and they pass that on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # No deadline: a shared machine may be slow for a moment, and that is no failure.
     settings.register_profile("quiet", deadline=None)
     settings.load_profile("quiet")
-    if os.environ.get("CI"):  # the same examples each time; elsewhere new ones are looked for
+    if os.environ.get("CI"):  # the same examples each time, elsewhere new ones
         settings.register_profile("ci", deadline=None, derandomize=True)
         settings.load_profile("ci")
     planted = os.environ.get("KAMON_PLANTED")
     if planted is not None:
         assert Path(cli.__file__).is_relative_to(planted)
-        # A first failure is enough there: no search for the smallest one.
+        # The first failure is enough, so do not search for the smallest one.
         settings.register_profile("planted", deadline=None, phases=[Phase.explicit, Phase.generate])
         settings.load_profile("planted")
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage less often: the scalar engine's numbers, a hundred thousand a step, hold no
-    circles, and what is imported by now stays. Looking through both took half of its time."""
+    """Collect garbage less often, because that took half of the scalar engine's time.
+
+    It makes 100,000 numbers per step, without reference cycles. Imported modules stay anyway.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 10, 10)
@@ -62,7 +64,7 @@ LONGEST = ["test_the_whole_trace", "test_killed_at_any_instant", "test_the_walkt
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first, so that the others run beside them."""
+    """Start the longest tests first, so that the others run beside them."""
 
     def place(item: pytest.Item) -> int:
         name = item.name.partition("[")[0]
@@ -71,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-# What a test of both engines runs with: by the scalar one it is slow, unless that is all there is.
+# Parameters of tests of both engines. The scalar engine is slow, but may be the only one.
 ENGINES: list[Any] = ["scalar"]
 ENGINES_AND_DTYPES: list[Any] = [("scalar", "float64")]
 if not library.why_not():
@@ -83,13 +85,13 @@ if not library.why_not():
 
 
 def times(fast: int, full: int) -> int:
-    """How often a test tries its luck: in `make test`, and in `make torture`."""
+    """Return `fast`, or `full` in `make torture`: how often a test repeats something random."""
     return full if os.environ.get("KAMON_TORTURE") else fast
 
 
 @contextmanager
 def memory_limit(more: int = 512 << 20) -> Iterator[None]:
-    """A MemoryError for what wants so many bytes more than this process has, where that works."""
+    """Raise MemoryError if this process needs so many bytes more (on Linux only)."""
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -117,7 +119,7 @@ class Result:
 
 @pytest.fixture
 def kamon(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """The command line, in this process: kamon("train", "names") -> Result."""
+    """Return a function that runs a command in this process: kamon("train", "names")."""
 
     def run(*argv: object) -> Result:
         try:
@@ -133,7 +135,7 @@ def kamon(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 @pytest.fixture
 def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """The command line as a process of its own, which does not outlive the test."""
+    """Return a function that starts a command as a process. The test's end kills it."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*argv: object, **options: Any) -> subprocess.Popen[str]:
@@ -183,7 +185,7 @@ TINY_FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.item
 
 
 def piece_model(docs: list[str], vocab_size: int, **settings: Any) -> Model:
-    """A model whose tokens are byte pairs, trained on all of `docs` but those held out."""
+    """Return a BPE model, trained on `docs` without their validation set."""
     source = corpus.from_docs(docs)
     learned, held_out = divide(source.different)
     tokenizer = BytePairTokenizer.train(source.docs, vocab_size)
@@ -212,7 +214,7 @@ def piece_model(docs: list[str], vocab_size: int, **settings: Any) -> Model:
 
 
 def assert_decoder_refuses(engine: Engine) -> None:
-    """A push behind block_size 4, and a token outside a vocabulary of 5."""
+    """Push a token after block_size 4, and one outside a vocabulary of 5."""
     decoder = engine.decoder()
     for _ in range(4):
         decoder.push(0)

@@ -33,7 +33,7 @@ class Server:
     def ask(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Status, headers and body; `body` becomes JSON, bytes stay what they are."""
+        """Return status, headers and body. A body that is not bytes is sent as JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes):
@@ -119,7 +119,7 @@ def serving(folder: Path, *argv: str | Path, token: str | None = None) -> Iterat
 
 
 def until(condition: Any, seconds: float = 20.0) -> None:
-    """Wait for it; AssertionError where it does not come."""
+    """Wait until the condition is true. Raise AssertionError after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
