@@ -276,3 +276,13 @@ def test_exported_file_does_the_same(name: str, tmp_path: Path) -> None:
     expected = [(each.text, each.logprob) for each in complete(model, text[0], 5).documents]
     assert file["complete"](text[0], 5) == expected
     assert file["next_tokens"](text[0]) == [tuple(token) for token in next_tokens(model, text[0])]
+
+
+def test_the_page_shows_what_may_follow() -> None:
+    from kamon.web.routes.models import NextTokenBody, next_tokens_of
+
+    model = model_of("Hindi")
+    for prefix in ("", "क", "क्"):
+        found = next_tokens_of(model, NextTokenBody(model="x", prefix=prefix, temperature=1.0))
+        kept = {each.text: each.probability for each in found.tokens if each.kept}
+        assert kept == pytest.approx(dict(next_tokens(model, prefix)))

@@ -185,7 +185,7 @@ class AnyClusters:
 
 
 class Clusters:
-    """The boundaries of texts in which every cluster is one of a list's.
+    """The boundaries of texts that have only the clusters of a list.
 
     A state has all beginnings of these clusters after which the same may follow.
 
