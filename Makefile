@@ -6,7 +6,7 @@ NATIVE := $(wildcard src/kamon/native/src/*)
 NPX := npx --yes --prefer-offline --fetch-retries=1 --fetch-timeout=30000
 TSC := $(NPX) --package=typescript@5.9.3 tsc
 
-.PHONY: demo test check lint torture bugs mutants wheel docs clean
+.PHONY: demo test check lint lint-ruff lint-types lint-prose lint-page torture bugs mutants wheel docs clean
 
 demo: .venv/installed        ## train on a real list, print new names
 	$(BIN)/kamon train names -o .demo --overwrite
@@ -18,13 +18,23 @@ check: .venv/installed-dev lint       ## the fast part, about a minute
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not extra and not torture"
 
 lint: .venv/installed-dev
+	@$(MAKE) --no-print-directory -j4 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint-ruff lint-types lint-prose lint-page
+
+lint-ruff:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+lint-types:
 	$(BIN)/mypy
+
+lint-prose:
 	$(BIN)/python dev/check_prose.py
+
+lint-page:
 	@if $(TSC) --version >/dev/null 2>&1; then \
 	  $(TSC) --project jsconfig.json && \
-	  $(NPX) prettier@3.6.2 --log-level=warn --print-width=120 --check 'src/kamon/web/static/*.js' 'tests/web/*.mjs'; \
+	  $(NPX) prettier@3.6.2 --cache --cache-location=build/prettier --log-level=warn --print-width=120 \
+	    --check 'src/kamon/web/static/*.js' 'tests/web/*.mjs'; \
 	else echo "npx cannot run TypeScript here, so the page's JavaScript is not checked" >&2; fi
 
 torture: .venv/installed-dev  ## the tests with random faults, for an hour and a half

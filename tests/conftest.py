@@ -149,6 +149,13 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             running.communicate()
 
 
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this session share."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "shared"
+
+
 @pytest.fixture
 def names(tmp_path: Path) -> Path:
     """A file of fifteen names."""

@@ -22,7 +22,7 @@ from kamon.evaluation import introspection
 from kamon.evaluation.evaluate import evaluate
 from kamon.evaluation.nearest import logprobs
 from kamon.evaluation.score import score
-from kamon.generation.constraints import GenerationConstraints, constrained_document, one_by_one
+from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.sampling import SampleRequest
 from kamon.generation.search import Wildcard, search
 from kamon.model import Model, load
@@ -230,19 +230,17 @@ def test_what_eval_measures(model: Model) -> None:
     assert found.samples.finished == sum(size < 8 for size in sizes) / 200
 
 
-def test_the_prefix_of_samples_may_end_inside_a_token(model: Model) -> None:
-    """Beginnings come as often as the model says."""
+def test_prefix_of_samples_may_end_inside_a_token(model: Model) -> None:
+    """Tokenizations of the prefix are as frequent as the model's distribution says."""
     tokenizer = model.tokenizer
     openings = tokenizer.prefix_tokenizations("th")
     assert len(openings) > 2
-    found = model.sample(100, prefix="th", temperature=1.0)
-    assert len(found) == 100
+    found = model.sample(1200, prefix="th", temperature=1.0, seed=5)
+    assert len(found) == 1200
     assert all(text.startswith("th") for text in found)
     first = softmax(model.engine.decoder().push(tokenizer.bos))
     shares = {tokens: first[tokens[0]] for tokens in openings if len(tokens) == 1}
-    request = SampleRequest(1200, 1.0, 5, tokenizer.bos)
-    candidates = one_by_one(model.engine, tokenizer, request, GenerationConstraints(prefix="th"))
-    drawn = Counter(tuple(tokenizer.encode(next(candidates)[0])[:1]) for _ in range(1200))
+    drawn = Counter(tuple(tokenizer.encode(text)[:1]) for text in found)
     for tokens, share in shares.items():
         expected = share / math.exp(logprob_of_prefix(model.engine, tokenizer, "th"))
         assert drawn[tokens] / 1200 == pytest.approx(expected, abs=0.05)
@@ -256,14 +254,15 @@ def test_lengths_of_samples_are_in_characters(model: Model, temperature: float) 
             assert text.startswith(given.get("prefix", ""))
 
 
-def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
-    """One that is long enough may be all."""
+def test_length_counts_characters_not_tokens(model: Model) -> None:
+    """A document of one token of three characters has enough for min_len 3."""
     tokenizer = model.tokenizer
     long = max(range(tokenizer.vocab_size), key=lambda token: tokenizer.chars_per_token[token])
-    assert tokenizer.chars_per_token[long] >= 3
+    size = tokenizer.chars_per_token[long]
+    assert size >= 3
 
     class Once:
-        """A model that writes this token, and ends if it may."""
+        """A model that writes this token, then ends."""
 
         config = model.config
 
@@ -273,17 +272,10 @@ def test_a_token_of_several_characters_counts_as_so_many(model: Model) -> None:
                 logits[tokenizer.bos if token == long else long] = 50.0
                 return logits
 
-    given = GenerationConstraints(min_len=3, max_len=tokenizer.chars_per_token[long])
     request = SampleRequest(1, 0.0, 0, tokenizer.bos)
-    tokens = constrained_document(
-        Once(),
-        request,
-        lambda _: 0.5,
-        given,
-        [],
-        tokenizer,  # type: ignore[arg-type]
-    )
-    assert tokens == [long]
+    for given in (GenerationConstraints(min_len=3), GenerationConstraints(max_len=size)):
+        result = find(Once(), tokenizer, request, given, list)  # type: ignore[arg-type]
+        assert result.texts == [tokenizer.decode([long])]
 
 
 def test_completions_are_those_of_the_tokenizer(model: Model) -> None:

@@ -398,13 +398,17 @@ class Writes:
         return SimpleNamespace(push=pushed)
 
 
-def test_no_sample_is_cut_that_gets_shorter_as_text() -> None:
-    """A letter and its mark may be one character: whether it is too long is known at the end."""
+def test_length_of_a_sample_is_that_of_its_composed_text() -> None:
+    """A letter and its mark may be one character, so six tokens may be five characters."""
     tokenizer = CharTokenizer(sorted("aben\u00e9\u0301"), composed=True)
     assert not tokenizer.is_one_char_each
     tokens = [*map(tokenizer.chars.index, "abe\u0301na"), tokenizer.bos]
     model: Any = Writes(tokens, tokenizer.vocab_size)
     request = SampleRequest(1, 0.0, 1, tokenizer.bos)
-    for most, texts in ((3, []), (4, []), (5, ["ab\u00e9na"])):
-        conditions = GenerationConstraints(min_len=1, max_len=most)
-        assert find(model, tokenizer, request, conditions, list).texts == texts
+    for given in ({"max_len": 3}, {"max_len": 6}, {"min_len": 6}):
+        conditions = GenerationConstraints(**given)
+        texts = find(model, tokenizer, request, conditions, list).texts
+        assert all(
+            given.get("min_len", 1) <= len(text) <= given.get("max_len", 8) for text in texts
+        )
+        assert (texts == ["ab\u00e9na"]) == (given == {"max_len": 6})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "dev"))
 
 import refresh_docs
+from helpers.once import made_once
 from kamon import cli
 from refresh_docs import PAGES, ROOT, Example, examples
 
@@ -29,22 +33,76 @@ def transcripts() -> list[list[Example]]:
     return [examples(block) for page in PAGES for block in blocks(page, "console")]
 
 
+@dataclass(frozen=True)
+class Shell:
+    """A folder, at first empty, to run commands in.
+
+    A training runs once, even if several examples begin with it: `shared` keeps what it made.
+    """
+
+    folder: Path
+    shared: Path
+
+    def run(self, command: str) -> tuple[int, str]:
+        """Return the exit status and the output of a command."""
+        words = shlex.split(command, comments=True)
+        if not trains(words) or {"--resume", "--overwrite", "|"} & {*words}:
+            return self.run_now(command)
+        digest = hashlib.sha256(repr(words).encode())
+        for word in words:
+            digest.update(contents(self.folder / word))
+
+        def train(made: Path) -> None:
+            before = set(self.folder.iterdir())
+            code, output = self.run_now(command)
+            (made / "output.json").write_text(json.dumps([code, output]))
+            (made / "files").mkdir()
+            for path in set(self.folder.iterdir()) - before:
+                path.rename(made / "files" / path.name)
+
+        made = made_once(self.shared / digest.hexdigest(), train)
+        shutil.copytree(made / "files", self.folder, dirs_exist_ok=True)
+        code, output = json.loads((made / "output.json").read_text())
+        return code, output
+
+    def run_now(self, command: str) -> tuple[int, str]:
+        done = refresh_docs.run(command, self.folder)
+        return done.returncode, done.stdout
+
+
+def trains(words: list[str]) -> bool:
+    return words[0] == "kamon" and words[1] in ("train", "sft", "dpo", "reward", "ppo")
+
+
+def contents(path: Path) -> bytes:
+    """Return the names and the bytes of a file or of all files in a folder, if it exists."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    each = [(str(f.relative_to(path)), f.read_bytes()) for f in files if f.is_file()]
+    return repr(each).encode()
+
+
+@pytest.fixture
+def shell(tmp_path: Path, session_folder: Path) -> Shell:
+    (folder := tmp_path / "empty").mkdir()
+    return Shell(folder, session_folder / "docs")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", transcripts(), ids=lambda block: block[-1].command)
-def test_transcripts(block: list[Example], tmp_path: Path) -> None:
-    """The commands of a block, one after the other in the same folder."""
+def test_transcripts(block: list[Example], shell: Shell) -> None:
+    """The commands of a block run one after the other in the same folder."""
     for command, shown in block:
-        done = refresh_docs.run(command, tmp_path)
-        assert refresh_docs.matches(shown, done.stdout), f"{command} shows\n{done.stdout}"
-        assert done.returncode == 0 or "error: " in shown, f"{command} fails:\n{done.stdout}"
+        code, output = shell.run(command)
+        assert refresh_docs.matches(shown, output), f"{command} shows\n{output}"
+        assert code == 0 or "error: " in shown, f"{command} fails:\n{output}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "kamon" in "".join(blocks(page, "sh"))], ids=lambda p: p.name
 )
-def test_commands_run(page: Path, tmp_path: Path) -> None:
-    """Those of sh blocks whose files the page makes, and the text blocks below them."""
+def test_commands_run(page: Path, shell: Shell) -> None:
+    """The commands of sh blocks run if the page makes their files. Text blocks show the output."""
     output = None
     for block in refresh_docs.blocks(page.read_text(encoding="utf-8")):
         if block.language == "text":
@@ -52,41 +110,40 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
                 assert refresh_docs.matches(f"...{block.text}...", output), output
             output = None
         elif block.language == "console":
-            keep_what_is_made(block.text, tmp_path)
+            keep_what_is_made(block.text, shell)
             output = None
         else:
-            output = run_commands(block.text, tmp_path)
+            output = run_commands(block.text, shell)
 
 
-def keep_what_is_made(console: str, folder: Path) -> None:
-    """Run the commands of a block up to the last one that writes something."""
-    commands = [each.command for each in examples(console)]
-    writes = [bool(re.search(r"^kamon train|>| -o ", command)) for command in commands]
-    for command, now in zip(commands, writes, strict=True):
-        if now and refresh_docs.can_run(command, folder):
-            run_in_turn(command, folder)
+def keep_what_is_made(console: str, shell: Shell) -> None:
+    """Run the commands of a block that write something."""
+    for command, _ in examples(console):
+        if re.search(r"^kamon train|>| -o ", command) and refresh_docs.can_run(
+            command, shell.folder
+        ):
+            run_in_turn(command, shell)
 
 
-def run_commands(text: str, folder: Path) -> str | None:
-    """The output of a block's commands, or None if one of them cannot be run here."""
+def run_commands(text: str, shell: Shell) -> str | None:
+    """Return the output of a block's commands, or None if one of them cannot run here."""
     lines = [line for line in text.splitlines() if line.strip()]
-    outputs = [run_in_turn(line, folder) for line in lines if refresh_docs.can_run(line, folder)]
+    outputs = [
+        run_in_turn(line, shell) for line in lines if refresh_docs.can_run(line, shell.folder)
+    ]
     return "".join(outputs) if len(outputs) == len(lines) else None
 
 
-def run_in_turn(command: str, folder: Path) -> str:
-    """Run a command; what it makes may replace what an earlier block of the page made."""
+def run_in_turn(command: str, shell: Shell) -> str:
+    """Run a command. A model that it makes may replace one of an earlier block of the page."""
+    command = re.sub(r"--budget \S+", "--budget 1s", command)
     words = shlex.split(command, comments=True)
     target = words[words.index("-o") + 1] if "-o" in words else "model"
-    if (
-        words[0] == "kamon"
-        and words[1] in ("train", "sft", "dpo", "reward", "ppo")
-        and "--resume" not in words
-    ):
-        shutil.rmtree(folder / target, ignore_errors=True)
-    done = refresh_docs.run(command, folder)
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
-    return done.stdout
+    if trains(words) and "--resume" not in words:
+        shutil.rmtree(shell.folder / target, ignore_errors=True)
+    code, output = shell.run(command)
+    assert code == 0, f"{command}\n{output}"
+    return output
 
 
 @pytest.mark.parametrize(

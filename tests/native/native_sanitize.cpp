@@ -61,7 +61,7 @@ int main() {
 
     std::vector<int32_t> tokens;
     std::vector<int64_t> offsets{0};
-    const int num_docs = draw(1, round % 5 ? 6 : 150);
+    const int num_docs = draw(1, round % 9 ? 6 : 150);
     for (int d = 0; d < num_docs; d++) {
       for (int n = draw(d ? 0 : 2, block_size + 1); n; n--)
         tokens.push_back(draw(0, vocab_size - 1));
@@ -96,7 +96,7 @@ int main() {
                           indices.data(), batch_size, 3, 7, rates.data(), losses.data(), nullptr);
     CALL(kamon_gradients)(engine, params.data());
     CALL(kamon_state)(engine, params.data(), m.data(), v.data());
-    const int n = draw(0, 300);
+    const int n = draw(0, round % 7 ? 30 : 300);
     std::vector<int32_t> sampled(size_t(n) * block_size);
     std::vector<int64_t> sampled_offsets(n + 1);
     const double temperature = round % 4 ? 1.0 : round % 8 ? 0.0 : 1e-300;
@@ -112,7 +112,7 @@ int main() {
     std::vector<uint32_t> state(625, 12345);
     state[624] = 624;
     std::vector<char> text;  // of documents, each with a NUL behind it
-    const int64_t num_texts = draw(1, 2000);
+    const int64_t num_texts = draw(1, round % 7 ? 100 : 2000);
     for (int64_t i = 0; i < num_texts; i++) {
       for (int c = draw(0, 12); c; c--) text.push_back(char('a' + draw(0, 2)));
       text.push_back(0);

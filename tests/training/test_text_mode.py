@@ -362,27 +362,27 @@ def kamon_load(path: Path) -> kamon.Model:
     return kamon.load(path)
 
 
-def test_the_next_tokens_of_a_text_are_those_that_samples_are_drawn_from(
-    model: Path, kamon: Kamon
-) -> None:
+def test_samples_of_a_text_are_drawn_from_the_next_tokens(model: Path, kamon: Kamon) -> None:
     found = kamon_load(model)
     for prefix in ("", "the rain", "the rain sings over the green hill falls"):
         likeliest = next_tokens(found, prefix)[0].text
         written = found.sample(1, temperature=0.0, length=1, prefix=prefix)[0]
         assert written == prefix + likeliest
     assert sum(each.probability for each in next_tokens(found, "the")) == pytest.approx(1)
-    done = kamon("complete", model, "the rain", "--next", 2)
-    assert (done.code, done.out.count("\n")) == (0, 4)
-    assert "`kamon sample" in done.err
+    done = kamon("complete", model, "the rain", "--next", 2, "-n", 3)
+    assert done.code == 0
+    tokens, words = (part.splitlines() for part in done.out.split("\n\n"))
+    assert [len(tokens), tokens[0]] == [4, "next"]  # two tokens, and one line for the others
+    assert [len(words), words[0]] == [6, "words"]  # three words, other words, and those not found
 
 
-@pytest.mark.parametrize(
-    "verb", [["fill", "M", "t_e"], ["score", "M"], ["plot", "M", "--kind=lengths"]]
-)
-def test_what_needs_an_end_is_refused(verb: list[str], model: Path, kamon: Kamon) -> None:
+@pytest.mark.parametrize("verb", [["fill", "M", "t_e"], ["plot", "M", "--kind=lengths"]])
+def test_commands_that_need_entries_refuse_a_text(
+    verb: list[str], model: Path, kamon: Kamon
+) -> None:
     done = kamon(*(model if word == "M" else word for word in verb))
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("needs a model of a list, and this one was trained on a text\n")
+    assert "needs a model of a list, and this one was trained on a text\n" in done.err
 
 
 def test_pictures_of_a_text(model: Path, kamon: Kamon) -> None:

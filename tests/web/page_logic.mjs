@@ -243,14 +243,12 @@ test("probabilities are a softmax, and the largest logit if it is cold", () => {
 
 test("top-k, top-p and the shortest length leave tokens out", () => {
   const logits = [0, 3, 2, 1];
-  const allowed = (conditions, length = 0, excluded) => sampler.allowed(logits, 1, 3, length, conditions, excluded);
+  const allowed = (conditions, excluded) => sampler.allowed(logits, 1, conditions, excluded);
   assert.deepEqual(allowed({}), [0, 1, 2, 3]);
   assert.deepEqual(allowed({ top_k: 2 }), [1, 2]);
   assert.deepEqual(allowed({ top_p: 0.5 }), [1]);
   assert.deepEqual(allowed({ top_p: 0.8 }), [1, 2]);
-  assert.deepEqual(allowed({ min_len: 2 }, 1), [0, 1, 2]);
-  assert.deepEqual(allowed({ min_len: 2 }, 2), [0, 1, 2, 3]);
-  assert.deepEqual(allowed({ top_k: 2 }, 0, new Set([1])), [2, 3]);
+  assert.deepEqual(allowed({ top_k: 2 }, new Set([1])), [2, 3]);
 });
 
 const NEXT = {
@@ -266,7 +264,7 @@ const NEXT = {
 };
 
 test("the chances of the next letter are those before and after the cut", () => {
-  const distribution = letters.distributionOf(NEXT, "x", { temperature: 1, top_k: 1, top_p: 1 });
+  const distribution = letters.distributionOf(NEXT, { temperature: 1, top_k: 1, top_p: 1 });
   assert.deepEqual(distribution.free, [0, 1, 3]);
   assert.deepEqual(distribution.stay, [1]);
   assert.equal(distribution.shares.get(1), 1);
@@ -293,7 +291,7 @@ test("the chances of the next letter are those before and after the cut", () => 
 test("a letter of a blend has the chance that each part gives it", () => {
   const tokens = NEXT.tokens.map((each, i) => ({ ...each, gpt: [0.1, 0.6, 0.2, 0.1][i], ngram: [0, 0.5, 0.5, 0][i] }));
   const next = { ...NEXT, tokens, blend: { weight: 0.5, order: 3 } };
-  const distribution = letters.distributionOf(next, "x", { temperature: 1, top_k: 1, top_p: 1 });
+  const distribution = letters.distributionOf(next, { temperature: 1, top_k: 1, top_p: 1 });
   const chart = letters.chartOf(next, distribution, letters.orderOf(distribution));
   assert.match(chart.bars[0].title, /^b: 100% \(GPT 60%, 3-gram 50%\)$/);
   assert.deepEqual(chart.behind.head, [
@@ -317,7 +315,7 @@ test("letters beyond the bars are one bar", () => {
     kept: true,
   }));
   const next = { end: 39, position: 0, tokens };
-  const distribution = letters.distributionOf(next, "", { temperature: 1, top_k: null, top_p: 1 });
+  const distribution = letters.distributionOf(next, { temperature: 1, top_k: null, top_p: 1 });
   const { bars } = letters.chartOf(next, distribution, letters.orderOf(distribution));
   assert.equal(bars.length, letters.MAX_BARS + 1);
   assert.deepEqual([bars[30].label, bars[30].sum], ["rest", true]);

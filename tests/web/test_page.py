@@ -128,11 +128,8 @@ def test_the_samplers_are_one(watched: Watched) -> None:
                 "seed": rng.choice([rng.randint(0, 2**64 - 1), -1, 42, 2**63]),
                 "index": rng.randint(0, 10**6),
                 "position": rng.randint(0, 300),
-                "bos": rng.randrange(size),
-                "length": rng.randint(0, 4),
                 "excluded": rng.sample(range(size), rng.randint(0, size // 3)),
                 "conditions": {
-                    "min_len": rng.randint(0, 2),
                     "top_k": rng.choice([None, 1, 3, 20]),
                     "top_p": rng.choice([1.0, 0.9, 0.5, 0.05]),
                 },
@@ -140,11 +137,11 @@ def test_the_samplers_are_one(watched: Watched) -> None:
         )
     wanted = []
     for c in cases:
-        c["excluded"] = [token for token in c["excluded"] if token != c["bos"]]
         logits, heat = c["logits"], c["temperature"]
         u = uniform(c["seed"], c["index"], c["position"])
         conditions = GenerationConstraints(**c["conditions"])
-        stay = allowed(*(logits, heat, c["bos"], c["length"], conditions), set(c["excluded"]))
+        tokens = [token for token in range(len(logits)) if token not in c["excluded"]]
+        stay = allowed(heat, conditions, logits, tokens)
         token = stay[sample_token([logits[t] for t in stay], heat, u)] if stay else None
         wanted.append((u, probabilities(logits, heat), stay, token))
     page = watched.open("view=data")
@@ -153,7 +150,7 @@ def test_the_samplers_are_one(watched: Watched) -> None:
             const s = await import("/static/sampler.js");
             return JSON.parse(text).map((c) => {
                 const u = s.uniform(BigInt(c.seed), c.index, c.position);
-                const stay = s.allowed(c.logits, c.temperature, c.bos, c.length, c.conditions,
+                const stay = s.allowed(c.logits, c.temperature, c.conditions,
                     new Set(c.excluded));
                 const place = stay.length
                     ? s.choose(stay.map((t) => c.logits[t]), c.temperature, u) : null;
@@ -169,11 +166,33 @@ def test_the_samplers_are_one(watched: Watched) -> None:
         assert theirs[2:] == [stay, token]
 
 
-def test_finish_makes_the_sample_of_the_seed(watched: Watched, server: Server) -> None:
-    for seed, top_k in ((7, 27), (8, 3)):
-        page = watched.open(f"view=generate&seed={seed}&top_k={top_k}&temperature=0.7&prefix=k")
+def finished(server: Server, prefix: str, seed: int, temperature: float, top_k: int = 99) -> str:
+    """Return what Finish makes: a sample, one token after the other."""
+    while True:
+        asked = {"model": "m", "prefix": prefix, "temperature": 1}
+        found = server.json("POST", "/next-token", asked)
+        logits = [each["logit"] for each in found["tokens"]]
+        kept = [i for i, each in enumerate(found["tokens"]) if each["kept"]]
+        stay = allowed(temperature, GenerationConstraints(top_k=top_k), logits, kept)
+        u = uniform(seed, 0, found["position"])
+        token = stay[sample_token([logits[i] for i in stay], temperature, u)]
+        if found["tokens"][token]["id"] == found["end"]:
+            return prefix
+        prefix += found["tokens"][token]["text"]
+
+
+def test_finish_samples_until_the_end(watched: Watched, server: Server) -> None:
+    """Without a prefix, it makes the sample of the seed."""
+    for seed, top_k, prefix in ((7, 27, ""), (8, 3, ""), (7, 27, "k")):
+        page = watched.open(
+            f"view=generate&seed={seed}&top_k={top_k}&temperature=0.7&prefix={prefix}"
+        )
+        text = finished(server, prefix, seed, 0.7, top_k)
         asked = {"model": "m", "n": 1, "seed": seed, "top_k": top_k, "temperature": 0.7}
-        (wanted,) = server.json("POST", "/sample", asked | {"prefix": "k"})["samples"]
+        if prefix:
+            asked |= {"prefix": text, "max_len": len(text)}
+        (wanted,) = server.json("POST", "/sample", asked)["samples"]
+        assert text == wanted["text"]
         page.get_by_role("button", name="Finish").click()
         until(page, "document.querySelector('.told strong')")
         assert page.inner_text(".told strong") == wanted["text"]
@@ -195,7 +214,7 @@ def test_again_is_another(watched: Watched, server: Server) -> None:
     page.get_by_role("button", name="Finish").focus()
     watched.keys("Enter")
     for seed in (42, 43, 44):
-        (wanted,) = sampled(n=1, prefix="b", seed=seed)
+        wanted = finished(server, "b", seed, temperature)
         until(page, f"document.querySelector('.told strong')?.textContent === '{wanted}'")
         assert page.get_by_label("Seed").input_value() == str(seed)
         assert page.evaluate("document.activeElement.textContent") == "Another"

@@ -70,12 +70,12 @@ OPTIONS = {
 SELECTION = {
     "--given VALUES": "score under values of a model of `kamon train --given`, such as country=fi",
     "--by COLUMN": "print the most likely value of a given column and its probability instead",
-    "--per {line,sentence}": "score each line, or each sentence of the text; an empty line ends a "
-    "sentence too [default: line]",
+    "--per {line,sentence}": "score each line, or each sentence of the text (an empty line ends "
+    "one, too) [default: line]",
     "--top N": "print only the N lines with the largest surprisal, the largest first",
     "--threshold BITS": "print only lines with at least BITS bits per character",
     "--unknown {zero,skip,replace,error}": "lines with unknown characters: zero gives probability "
-    "0, also to lines that are too long, skip drops them, replace scores the closest known "
+    "0, also to overlong lines, skip drops them, replace scores the closest known "
     "characters (e for É), error stops [default: zero, with --by replace]",
     "--json": "print one JSON object per line, with null for numbers that are not finite",
 }

@@ -47,7 +47,7 @@ class Sampler {
     read(place);
   }
 
-  // The keys and values of one position of a lane are so many numbers.
+  // The number of keys and values of one position of a lane.
   size_t state_size() const { return 2 * size_t(shape.n_layer) * shape.n_embd; }
   void save(int place, int lane, Real* out) const {
     each_state(place, lane, [&](const Real& number) { *out++ = number; });

@@ -106,9 +106,9 @@ export async function show(context, model) {
       "The bars show how likely each next letter is. Choose one yourself, or let the model sample.",
     ),
     letters.node,
-    hasWords(model, known) && new WordsPanel(context, model, known).node,
     batch && batch.node,
     Object.keys(model.given).length > 0 && classPanel(context, model),
+    hasWords(model, known) && new WordsPanel(context, model, known).node,
     batch && keptPanel(context),
     !batch && h("p", {}, "This model was trained on one long text. To generate more of it, run `kamon sample`."),
   );

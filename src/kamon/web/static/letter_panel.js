@@ -108,7 +108,7 @@ export class LetterPanel {
     return {
       command:
         `# the most likely ways to continue\nkamon complete ${shell(place)} ${prefix ? shell(prefix) : "''"}` +
-        `${flags({ temperature })}\n\n# the name that Finish makes\nkamon sample ${shell(place)} -n 1` +
+        `${flags({ temperature })}\n\n# ${prefix ? "a name that begins like this" : "the name that Finish makes"}\nkamon sample ${shell(place)} -n 1` +
         flags({ prefix, seed, temperature, ...conditions, prompt, given: givenText(given) }),
       python:
         `import kamon\nfrom kamon.completion import next_tokens\n\nmodel = kamon.load(${python(place)})\n` +
@@ -140,7 +140,7 @@ export class LetterPanel {
 
   drawChart() {
     if (!this.next) return;
-    const distribution = distributionOf(this.next, this.prefix, this.dials.values());
+    const distribution = distributionOf(this.next, this.dials.values());
     this.order = orderOf(distribution);
     this.chart.show(chartOf(this.next, distribution, this.order));
   }
@@ -249,7 +249,7 @@ export class LetterPanel {
   async drawOne() {
     if (!this.next || this.ended) return false;
     const { temperature, seed, ...others } = this.dials.values();
-    const distribution = distributionOf(this.next, this.prefix, { temperature, ...others });
+    const distribution = distributionOf(this.next, { temperature, ...others });
     const { token, u } = drawn(this.next, distribution, temperature, seed);
     if (!this.drew) this.start = this.prefix;
     this.drew = true;

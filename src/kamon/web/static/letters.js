@@ -20,16 +20,14 @@ export const MAX_BARS = 30;
 /**
  * Returns the probabilities that the sampler uses.
  * @param {NextTokens} next
- * @param {string} prefix
  * @param {Settings} settings
  * @returns {Distribution}
  */
-export function distributionOf({ tokens, end }, prefix, { temperature, top_k, top_p }) {
+export function distributionOf({ tokens }, { temperature, top_k, top_p }) {
   const logits = tokens.map((each) => each.logit);
-  const bos = tokens.findIndex((each) => each.id === end);
   const excluded = new Set(tokens.flatMap((each, i) => (each.kept ? [] : [i])));
   const free = tokens.map((_, i) => i).filter((i) => !excluded.has(i));
-  const stay = allowed(logits, temperature, bos, [...prefix].length, { top_k, top_p }, excluded);
+  const stay = allowed(logits, temperature, { top_k, top_p }, excluded);
   /** @param {number[]} some */
   const sharesOf = (some) => {
     const shares = probabilities(

@@ -69,25 +69,21 @@ export function choose(logits, temperature, u) {
 
 /**
  * @typedef {object} Conditions
- * @property {number} [min_len]
  * @property {number|null} [top_k]
  * @property {number} [top_p]
  */
 
 /**
- * Returns the tokens that may come after `length` characters, in ascending order.
+ * Returns the tokens that top_k and top_p keep, in ascending order.
  * @param {number[]} logits
  * @param {number} temperature
- * @param {number} bos  the token that ends a document
- * @param {number} length
  * @param {Conditions} conditions
  * @param {Set<number>} [excluded]  tokens to leave out
  * @returns {number[]}
  */
-export function allowed(logits, temperature, bos, length, conditions, excluded) {
-  const { min_len = 0, top_k = null, top_p = 1 } = conditions;
+export function allowed(logits, temperature, conditions, excluded) {
+  const { top_k = null, top_p = 1 } = conditions;
   let tokens = logits.map((_, token) => token).filter((token) => !excluded?.has(token));
-  if (length < min_len) tokens = tokens.filter((token) => token !== bos);
   if (top_k !== null || top_p < 1) {
     tokens.sort((a, b) => logits[b] - logits[a]); // a stable sort, so that the first of equal ones wins
     if (top_k !== null) tokens = tokens.slice(0, top_k);
