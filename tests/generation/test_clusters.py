@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import runpy
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -276,3 +277,38 @@ def test_exported_file_does_the_same(name: str, tmp_path: Path) -> None:
     expected = [(each.text, each.logprob) for each in complete(model, text[0], 5).documents]
     assert file["complete"](text[0], 5) == expected
     assert file["next_tokens"](text[0]) == [tuple(token) for token in next_tokens(model, text[0])]
+
+
+def test_the_page_shows_what_may_follow() -> None:
+    from kamon.web.routes.models import NextTokenBody, next_tokens_of
+
+    model = model_of("Hindi")
+    for prefix in ("", "क", "क्"):
+        found = next_tokens_of(model, NextTokenBody(model="x", prefix=prefix, temperature=1.0))
+        kept = {each.text: each.probability for each in found.tokens if each.kept}
+        assert kept == pytest.approx(dict(next_tokens(model, prefix)))
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("हिन्दी\x7f", "हि"),  # Backspace
+        ("हिन्दी\x7f\x7f\x7fक", "क"),
+        ("हिन्दी\x1b[Dक", "हिकन्दी"),  # left
+        ("हिन्दी\x1b[D\x1b[D\x1b[Cक", "हिकन्दी"),  # right
+        ("हिन्दी\x1b[D\x1b[D\x1b[3~", "न्दी"),  # Delete
+        ("anna\x7f\x1b[Db", "anbn"),
+    ],
+)
+def test_cursor_moves_over_whole_characters(typed: str, line: str) -> None:
+    input_ = pytest.importorskip("prompt_toolkit.input")
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.output import DummyOutput
+
+    from kamon.cli.interactive import line_editor
+
+    args = Namespace(unknown="skip", temperature=1.0, n=2, effort=0.1, next=2, words=False)
+    with input_.create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
+        pipe.send_text(typed + "\r")
+        editor = line_editor(model_of("Hindi"), "", set(), args)
+        assert editor.run() == line

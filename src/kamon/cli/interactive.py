@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kamon.cli.output import entry_line, one_line
 from kamon.cli.parser import Args
 from kamon.cli.suggest import found_lines, next_lines, word_lines
+from kamon.data.graphemes import first_graphemes, last_grapheme
 from kamon.errors import ConfigError, KamonError
 
 if TYPE_CHECKING:
@@ -123,6 +124,28 @@ def line_editor(
     def accept(event: KeyPressEvent) -> None:
         if shown.text == event.current_buffer.text:
             event.current_buffer.document = Document(shown.best)
+
+    # The cursor moves over a character as people see it, and not over each of its code points.
+    @keys.add("left")
+    def left(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        buffer.cursor_position -= len(last_grapheme(buffer.document.text_before_cursor))
+
+    @keys.add("right")
+    def right(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        buffer.cursor_position += len(first_graphemes(buffer.document.text_after_cursor, 1))
+
+    @keys.add("backspace")
+    def remove(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.cursor_position:
+            buffer.delete_before_cursor(len(last_grapheme(buffer.document.text_before_cursor)))
+
+    @keys.add("delete")
+    def remove_next(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        buffer.delete(len(first_graphemes(buffer.document.text_after_cursor, 1)))
 
     @keys.add("enter")
     def finish(event: KeyPressEvent) -> None:

@@ -55,6 +55,11 @@ def first_graphemes(text: str, n: int) -> str:
     return text[:n] if text.isascii() else "".join(graphemes(text)[:n])
 
 
+def last_grapheme(text: str) -> str:
+    """Return the last grapheme cluster of a text, or "" if it is empty."""
+    return text[-1:] if text.isascii() else graphemes(text)[-1]
+
+
 def lengths_of(texts: Collection[str]) -> list[int]:
     """Return the number of grapheme clusters of each text."""
     return list(map(len if one_code_point_each(texts) else num_graphemes, texts))
@@ -185,7 +190,7 @@ class AnyClusters:
 
 
 class Clusters:
-    """The boundaries of texts in which every cluster is one of a list's.
+    """The boundaries of texts that have only the clusters of a list.
 
     A state has all beginnings of these clusters after which the same may follow.
 

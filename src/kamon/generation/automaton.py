@@ -44,7 +44,7 @@ class Term:
         kind: "words", "class", "sequence", "union", "intersection", "complement", "repeat" or, in
             the outermost terms only, "characters": its part reads a text by grapheme clusters.
         parts: the terms that it is made of.
-        words: of "words". Of "characters": the clusters that its part tells apart.
+        words: of "words". Of "characters": the clusters that its part names.
         chars: of "class": a pattern that matches its single characters.
         least, most: of "repeat". most is None without a limit.
     """
@@ -180,9 +180,9 @@ def repeat(term: Term, least: int = 0, most: int | None = None) -> Term:
     return Term("repeat", (term,), least=least, most=most)
 
 
-def characters(term: Term, told_apart: Iterable[str] = ()) -> Term:
+def characters(term: Term, named: Iterable[str] = ()) -> Term:
     """Return the texts whose grapheme clusters, as if each were one code point, are in a term."""
-    return Term("characters", (term,), words=frozenset(told_apart))
+    return Term("characters", (term,), words=frozenset(named))
 
 
 def one_cluster(cluster: str) -> Term:
@@ -286,9 +286,9 @@ class Automaton:
 class ClusterAutomaton:
     """The automaton of terms about code points and of terms about grapheme clusters.
 
-    It has the methods of an Automaton. A state is that of the terms about code points, that of the
-    terms about clusters before the unfinished cluster, that of the boundaries, and the unfinished
-    cluster if the terms tell it apart from others.
+    It has the methods of an Automaton. A state has four parts: the state of the terms about code
+    points, that of the terms about clusters before the unfinished one, that of the boundaries, and
+    the unfinished cluster. The last one is OTHER if all terms treat it like most clusters.
 
     >>> from kamon.data.graphemes import AnyClusters
     >>> two = characters(repeat(ANY, 2, 2))
@@ -297,7 +297,7 @@ class ClusterAutomaton:
     (True, False)
     """
 
-    OTHER = "\uffff\uffff"  # a cluster that no term tells apart from others
+    OTHER = "\uffff\uffff"  # a cluster that no term names
     DEAD = 1
 
     def __init__(self, terms: Iterable[Term], boundaries: Boundaries) -> None:
@@ -305,9 +305,9 @@ class ClusterAutomaton:
         by_cluster = [term for term in terms if term.kind == "characters"]
         self.codes = Automaton(intersection(*(t for t in terms if t.kind != "characters")))
         self.clusters = Automaton(intersection(*(t.parts[0] for t in by_cluster)))  # type: ignore[index]
-        told_apart = [text for term in by_cluster for text in term.words]
-        self.begun = {text[: end + 1] for text in told_apart for end in range(len(text))}
-        self.literals = self.codes.literals | set("".join(told_apart))
+        named = [text for term in by_cluster for text in term.words]
+        self.begun = {text[: end + 1] for text in named for end in range(len(text))}
+        self.literals = self.codes.literals | set("".join(named))
         self.boundaries = boundaries
         dead = -1, -1, -1, ""
         self.states: list[tuple[int, int, int, str]] = [(0, 0, 0, ""), dead]
