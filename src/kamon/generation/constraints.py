@@ -497,8 +497,8 @@ def contradiction(
 
 def samples_fast(model: LanguageModel) -> bool:
     """Return whether the model makes many samples in one call."""
-    if isinstance(model, BlendedModel):
-        return model.table is not None
+    if isinstance(model, BlendedModel | GivenModel):
+        return model.is_native
     return has_fused_ops(model)
 
 
@@ -549,7 +549,7 @@ def one_by_one(
     for number in count():
         reader = model
         if isinstance(model, GivenModel):
-            reader = model.drawn(partial(uniform, request.seed, number), (request.bos,))
+            reader = model.drawn(partial(uniform, request.seed, number))
         draw = partial(truncated_document, reader, request, number, conditions, tokenizer)
         tokens, size = as_text(tokenizer, draw(), room, partial(draw, valid=True))
         yield tokenizer.normal(tokenizer.decode(tokens)), size, 1

@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import chain, pairwise, product
+from functools import partial
+from itertools import accumulate, chain, pairwise, product
 from typing import TypeAlias
 
 from kamon.config import Config, listed, suggestion
 from kamon.data.columns import Row
 from kamon.engines.base import Decoder, Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
-from kamon.engines.philox import uniform
+from kamon.engines.native import NativeEngine, SamplePart
+from kamon.engines.philox import uniform, uniforms
 from kamon.errors import ConfigError
 from kamon.generation.blend import MIN_P, mix_logprobs
 from kamon.generation.sampling import log_sum_exp, sample_document
+from kamon.native.library import zeros
 from kamon.ngrams.native import NativeNgram, count_ngram
 from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.base import Tokenizer
@@ -117,6 +120,26 @@ class ClassModel:
         """Return a decoder at the start of an entry, whose first token is BOS."""
         return ClassDecoder(self)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the GPT and the n-grams are native."""
+        ngrams = self.ngram.parts if self.ngram else ()
+        native = all(isinstance(ngram, NativeNgram) for ngram in ngrams)
+        return native and isinstance(self.gpt, NativeEngine)
+
+    def sample_part(self, share: float) -> SamplePart:
+        """Return the model as a part of a mixture, for the `sample` of a native GPT."""
+        assert isinstance(self.gpt, NativeEngine)
+        if self.ngram is None or self.weight == 1:
+            return SamplePart(share, self.before)
+        rest = 1 - self.weight
+        tables = tuple(
+            (ngram.table(self.gpt), rest * own)
+            for own, ngram in zip(self.ngram.shares, self.ngram.parts, strict=True)
+            if own and isinstance(ngram, NativeNgram)
+        )
+        return SamplePart(share, self.before, self.weight, tables)
+
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, of documents that begin with BOS."""
         skipped = len(self.before) - 1
@@ -167,6 +190,14 @@ class ClassDecoder:
         ]
 
 
+def class_at(running: Sequence[float], u: float) -> int:
+    """Return the first class whose running sum of shares passes u, from 0 to 1."""
+    return bisect(running, u * running[-1], 0, len(running) - 1)
+
+
+MakeGroup: TypeAlias = (
+    "Callable[[NativeEngine, array[int], Sequence[SamplePart]], tuple[PackedBatch, array[float]]]"
+)
 Part: TypeAlias = "tuple[float, tuple[tuple[float, ClassModel], ...]]"
 
 
@@ -186,53 +217,89 @@ class GivenModel:
         """Return a decoder at the start of an entry."""
         return GivenDecoder(self)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the GPT and all n-grams are native. It then samples fast."""
+        return all(model.is_native for _, classes in self.parts for _, model in classes)
+
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
     ) -> PackedBatch:
-        """Return n documents, without BOS: see SampleRequest."""
-        found = []
-        for index in range(first, first + n):
-            u = partial(uniform, seed, index)
-            found.append(sample_document(self.drawn(u, (bos,)), bos, temperature, u))
-        return pack_sequences(found)
+        """Return n documents, without BOS: see SampleRequest. Fast if all models are native."""
+        if not self.is_native:
+            found = []
+            for index in range(first, first + n):
+                u = partial(uniform, seed, index)
+                found.append(sample_document(self.drawn(u), bos, temperature, u))
+            return pack_sequences(found)
 
-    def drawn(self, u: Callable[[int], float], prefix: Sequence[int]) -> GivenModel:
+        def make(
+            gpt: NativeEngine, numbers: array[int], parts: Sequence[SamplePart]
+        ) -> tuple[PackedBatch, array[float]]:
+            found = gpt.sample(
+                *(len(numbers), temperature, seed, bos),
+                parts=parts,
+                num_choices=self.config.vocab_size,
+                numbers=numbers,
+            )
+            return found, zeros(len(numbers))
+
+        return self.in_groups(n, seed, first, make)[0]
+
+    def in_groups(
+        self, n: int, seed: int, first: int, make: MakeGroup
+    ) -> tuple[PackedBatch, array[float]]:
+        """Return n documents and their weights, those of the same classes made together.
+
+        make: makes the samples of these numbers.
+        """
+        groups: dict[tuple[int, ...], array[int]] = {}
+        for number, classes in enumerate(self.drawn_classes(n, seed, first), first):
+            groups.setdefault(classes, array("q")).append(number)
+        made: list[tuple[PackedBatch, array[float]]] = []
+        places = array("q", bytes(8 * n))  # of each document among those made
+        place = 0
+        for drawn, numbers in groups.items():
+            models = [classes[i][1] for i, (_, classes) in zip(drawn, self.parts, strict=True)]
+            shares = [share for share, _ in self.parts]
+            parts = [m.sample_part(share) for m, share in zip(models, shares, strict=True)]
+            gpt = models[0].gpt
+            assert isinstance(gpt, NativeEngine)
+            made.append(make(gpt, numbers, parts))
+            for number in numbers:
+                places[number - first] = place
+                place += 1
+        if len(made) == 1:
+            return made[0]
+        documents = pack_sequences(chain.from_iterable(batch for batch, _ in made))
+        weights = array("d", chain.from_iterable(weights for _, weights in made))
+        return documents.select(places), array("d", map(weights.__getitem__, places))
+
+    def drawn_classes(self, n: int, seed: int, first: int) -> Iterable[tuple[int, ...]]:
+        """Yield the number of the class in each part, for each of n samples: see `drawn`."""
+        found = []
+        for number, (_, classes) in enumerate(self.parts):
+            if len(classes) == 1:
+                found.append([0] * n)
+                continue
+            running = list(accumulate(share for share, _ in classes))
+            draws = uniforms(seed, first, n, self.config.block_size + number)
+            found.append([class_at(running, u) for u in draws])
+        return zip(*found, strict=True)
+
+    def drawn(self, u: Callable[[int], float]) -> GivenModel:
         """Return the model with one class drawn for each part. Samples follow the same mixture.
 
-        Args:
-            u: the random number of a position. Positions after the last token decide here.
-            prefix: BOS and the tokens that the sample must begin with.
+        u: the random number of a position. Positions after the last token decide here.
         """
         parts: list[Part] = []
         for number, (share, classes) in enumerate(self.parts):
             if len(classes) > 1:
-                weights = self.posterior(number, tuple(prefix))
-                passed = u(self.config.block_size + number) * math.fsum(weights)
-                chosen = len(classes) - 1
-                for place, weight in enumerate(weights):
-                    passed -= weight
-                    if passed < 0:
-                        chosen = place
-                        break
+                running = list(accumulate(share for share, _ in classes))
+                chosen = class_at(running, u(self.config.block_size + number))
                 classes = ((1.0, classes[chosen][1]),)
             parts.append((share, classes))
         return replace(self, parts=tuple(parts))
-
-    def posterior(self, number: int, prefix: tuple[int, ...]) -> list[float]:
-        """Return the shares of the classes of a part, for entries that begin with a prefix."""
-        if (number, prefix) not in self._posteriors:
-            classes = self.parts[number][1]
-            weights = [share for share, _ in classes]
-            if len(prefix) > 1:
-                batch = pack_sequences([prefix])
-                logs = [math.log(p) + math.fsum(m.logprobs(batch)) for p, m in classes]
-                weights = [math.exp(x - max(logs)) for x in logs]
-            self._posteriors[number, prefix] = weights
-        return self._posteriors[number, prefix]
-
-    @cached_property
-    def _posteriors(self) -> dict[tuple[int, tuple[int, ...]], list[float]]:
-        return {}
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, document by document."""

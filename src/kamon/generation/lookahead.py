@@ -426,18 +426,23 @@ def guided_documents(
     Args:
         contexts: learns from the candidates.
     """
-    gpt, ngram, weight = model, None, 1.0
-    if isinstance(model, BlendedModel) and model.table:
-        gpt, ngram, weight = model.gpt, model.table, model.weight
-    plain = not (truncate or request.prompt_tokens or request.excluded)
-    if plain and isinstance(gpt, NativeEngine):
-        return gpt.sample_guided(
-            *(request.n, request.temperature, request.seed, request.first),
-            *(guide.arrays, guide.chances),
-            counts=contexts.sums if contexts else None,
-            ngram=ngram,
-            weight=weight,
-        )
+    if not (truncate or request.prompt_tokens or request.excluded):
+        seeded = request.temperature, request.seed, request.first, guide.arrays, guide.chances
+        counts = contexts.sums if contexts else None
+        if isinstance(model, NativeEngine):
+            return model.sample_guided(request.n, *seeded, counts=counts)
+        if isinstance(model, BlendedModel) and model.is_native:
+            assert isinstance(model.gpt, NativeEngine)
+            parts = [model.part(request.bos)]
+            return model.gpt.sample_guided(request.n, *seeded, counts=counts, parts=parts)
+        if isinstance(model, GivenModel) and model.is_native:
+            found, weights = model.in_groups(
+                *(request.n, request.seed, request.first),
+                lambda gpt, numbers, parts: gpt.sample_guided(
+                    len(numbers), *seeded, counts=counts, parts=parts, numbers=numbers
+                ),
+            )
+            return found, weights
     documents, weights = [], array("d")
     for number in range(request.first, request.first + request.n):
         document, weight = guided_document(model, request, guide, number, truncate, contexts)
@@ -460,7 +465,7 @@ def guided_document(
     node, context, weight = 0, 0, 1.0
     tokens: list[int] = []
     if isinstance(model, GivenModel):
-        model = model.drawn(partial(uniform, request.seed, number), (bos,))
+        model = model.drawn(partial(uniform, request.seed, number))
     decoder, token = prefill(model, bos, request.prompt_tokens), (bos, *request.prompt_tokens)[-1]
     while arrays.ends[node] != FULL:
         logits = decoder.push(token)
