@@ -283,20 +283,27 @@ class GivenModel:
                 found.append([0] * n)
                 continue
             running = list(accumulate(share for share, _ in classes))
-            draws = uniforms(seed, first, n, self.config.block_size + number)
+            draws = uniforms(seed, first, n, self.draw_of(number))
             found.append([class_at(running, u) for u in draws])
         return zip(*found, strict=True)
+
+    def draw_of(self, number: int) -> int:
+        """Return the position of the random number that decides the class of a part.
+
+        That at block_size decides whether a candidate is kept.
+        """
+        return self.config.block_size + 1 + number
 
     def drawn(self, u: Callable[[int], float]) -> GivenModel:
         """Return the model with one class drawn for each part. Samples follow the same mixture.
 
-        u: the random number of a position. Positions after the last token decide here.
+        u: the random number of a position.
         """
         parts: list[Part] = []
         for number, (share, classes) in enumerate(self.parts):
             if len(classes) > 1:
                 running = list(accumulate(share for share, _ in classes))
-                chosen = class_at(running, u(self.config.block_size + number))
+                chosen = class_at(running, u(self.draw_of(number)))
                 classes = ((1.0, classes[chosen][1]),)
             parts.append((share, classes))
         return replace(self, parts=tuple(parts))
