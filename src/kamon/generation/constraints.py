@@ -85,6 +85,7 @@ MAX_IN_SET = 200_000  # documents of a list: a set of more would take too much m
 MAX_SUBTRACTED = 100  # known documents that a guide leaves out
 MAX_CHARS = 100  # that tokens may spread over several ones: the most frequent ones
 EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
+MAX_GROUPS = 10  # times as many documents before `should_stop` is asked again
 SURVEY = 1000  # documents without conditions that a guide learns from
 SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
 MAX_FLOPS_SURVEY = 2e9  # parameters times tokens of these documents
@@ -394,7 +395,8 @@ def make_plan(
         guides = guides_for(model, request, trellis, contexts, truncate, effort)
         first, end = next(guides)
         if first.limit > LEAST_WEIGHT:
-            at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
+            work = MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW
+            at_once = num_in_groups(model, work, request.n)
             guides = chain([(first, end)], guides)
             candidates = guided_candidates(model, tokenizer, request, guides, truncate, at_once)
             return Plan(candidates, patience_of(model) if fast else PATIENCE, most)
@@ -443,6 +445,17 @@ def trellis_of(
 def num_at_once(model: LanguageModel, work: float) -> int:
     """Return how many documents are this much work: parameters times tokens."""
     return max(1, int(work / num_params(model.config) / model.config.block_size))
+
+
+def num_in_groups(model: LanguageModel, work: float, n: int) -> int:
+    """Return `num_at_once`, or more if n is large and few documents are of the same class.
+
+    Documents of a class are made together, and ten of them take as long as thirty.
+    """
+    most = num_at_once(model, work)
+    if not isinstance(model, GivenModel) or not model.is_native:
+        return most
+    return max(most, min(2 * n, most * min(MAX_GROUPS, model.num_groups)))
 
 
 def plain_plan(
@@ -530,7 +543,7 @@ def in_bulk(
     """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
     work = MAX_FLOPS_AT_ONCE if samples_fast(model) else MAX_FLOPS_AT_ONCE_SLOW
-    largest = num_at_once(model, work)
+    largest = num_in_groups(model, work, request.n)
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
         texts, sizes = sample_texts(model, tokenizer, replace(request, n=size, first=done))

@@ -218,6 +218,11 @@ class GivenModel:
         return GivenDecoder(self)
 
     @property
+    def num_groups(self) -> int:
+        """The number of ways in which the classes of a sample can be drawn."""
+        return math.prod(len(classes) for _, classes in self.parts)
+
+    @property
     def is_native(self) -> bool:
         """Whether the GPT and all n-grams are native. It then samples fast."""
         return all(model.is_native for _, classes in self.parts for _, model in classes)
