@@ -31,6 +31,7 @@ from kamon.cli.settings import (
     add_reading,
     check_unread,
     chosen_engine,
+    given_of,
     reading,
 )
 from kamon.errors import ConfigError
@@ -148,19 +149,6 @@ def run(args: Args) -> int:
     if not is_text:
         say_other_case(model, conditions)
     return 0 if result.texts or not n else 1
-
-
-def given_of(args: Args) -> Any:
-    """Return the values of --given: text, or the object of JSON, for values with commas."""
-    text = args.given
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    import json
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConfigError("--given is not valid JSON", "write column=value") from None
 
 
 def new_entries(model: Model) -> Conditions:

@@ -37,6 +37,27 @@ def add_json(parser: Group) -> None:
     option(parser, "--json", "print one JSON object on stdout")
 
 
+def add_given(parser: Group) -> None:
+    help = (
+        "values of a model of `kamon train --given`, such as country=fi,sex=f, or a mix such as "
+        "country=fi:0.5,jp:0.5 [default: all, as often as in the table]"
+    )
+    option(parser, "--given VALUES", help)
+
+
+def given_of(args: Args) -> Any:
+    """Return the values of --given: text, or the object of JSON, for values with commas."""
+    text = args.given
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError("--given is not valid JSON", "write column=value") from None
+
+
 def add_engine(parser: Group, dtype: str = "float32, or float64 for scalar") -> None:
     """Add the options of the engine. dtype: the default of --dtype in words."""
     options(

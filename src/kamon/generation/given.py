@@ -15,15 +15,15 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, chain, pairwise, product
+from itertools import accumulate, chain, islice, pairwise, product
 from typing import TypeAlias
 
 from kamon.config import Config, listed, suggestion
 from kamon.data.columns import Row
-from kamon.engines.base import Decoder, Engine
+from kamon.engines.base import Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.native import NativeEngine, SamplePart
 from kamon.engines.philox import uniform, uniforms
@@ -140,6 +140,17 @@ class ClassModel:
         )
         return SamplePart(share, self.before, self.weight, tables)
 
+    def mixing(self) -> Iterator[tuple[NativeNgram, float]]:
+        """Yield the n-grams of the blend, each with the weight of all that were mixed before."""
+        if self.ngram is None or self.weight == 1:
+            return
+        rest, total = 1 - self.weight, self.weight
+        for share, ngram in zip(self.ngram.shares, self.ngram.parts, strict=True):
+            assert isinstance(ngram, NativeNgram)
+            if share:
+                before, total = total, total + rest * share
+                yield ngram, before / total
+
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, of documents that begin with BOS."""
         skipped = len(self.before) - 1
@@ -216,6 +227,11 @@ class GivenModel:
     def decoder(self) -> GivenDecoder:
         """Return a decoder at the start of an entry."""
         return GivenDecoder(self)
+
+    @property
+    def num_models(self) -> int:
+        """The number of classes that a decoder reads."""
+        return sum(len(classes) for _, classes in self.parts)
 
     @property
     def num_groups(self) -> int:
@@ -344,28 +360,76 @@ class GivenDecoder:
 
     def __init__(self, model: GivenModel) -> None:
         self.shares = [share for share, _ in model.parts]
-        self.decoders: list[list[Decoder]] = [
-            [each.decoder() for _, each in classes] for _, classes in model.parts
-        ]
         self.logs = [[math.log(share) for share, _ in classes] for _, classes in model.parts]
-        self.found: list[list[Sequence[float]]] = []  # log p of each token by each class
+        models = [each for _, classes in model.parts for _, each in classes]
+        self.readers = NativeReaders(models) if model.is_native else ClassReaders(models)
+        self.found: list[list[Sequence[float]]] = []  # p of each token by each class
 
     def push(self, token: int) -> Sequence[float]:
         """Return log p (V,) of the token after this one."""
         if self.found:
             for logs, found in zip(self.logs, self.found, strict=True):
-                logs[:] = [log + each[token] for log, each in zip(logs, found, strict=True)]
-        self.found = [[each.push(token) for each in decoders] for decoders in self.decoders]
-        if len(self.decoders) == 1 and len(self.decoders[0]) == 1:
-            return self.found[0][0]
-        mixed = [0.0] * len(self.found[0][0])
-        for share, logs, found in zip(self.shares, self.logs, self.found, strict=True):
-            base = log_sum_exp(logs)
-            for log, logprobs in zip(logs, found, strict=True):
-                weight = share * math.exp(log - base)
-                for place, logprob in enumerate(logprobs):
-                    mixed[place] += weight * math.exp(logprob)
+                after = [math.log(max(p[token], MIN_P)) for p in found]
+                logs[:] = [log + x for log, x in zip(logs, after, strict=True)]
+        rows = iter(self.readers.push(token))
+        self.found = [list(islice(rows, len(logs))) for logs in self.logs]
+        mixed = self.found[0][0]
+        if len(self.found) > 1 or len(self.found[0]) > 1:
+            mixed = [0.0] * len(mixed)
+            for share, logs, found in zip(self.shares, self.logs, self.found, strict=True):
+                base = log_sum_exp(logs)
+                for log, probabilities in zip(logs, found, strict=True):
+                    weight = share * math.exp(log - base)
+                    mixed = [x + weight * p for x, p in zip(mixed, probabilities, strict=True)]
         return [math.log(max(p, MIN_P)) for p in mixed]
+
+
+class ClassReaders:
+    """The decoders of several classes, which read the same entry."""
+
+    def __init__(self, models: Sequence[ClassModel]) -> None:
+        self.decoders = [model.decoder() for model in models]
+
+    def push(self, token: int) -> list[Sequence[float]]:
+        """Return p (V,) of the token after this one, for each class."""
+        return [list(map(math.exp, decoder.push(token))) for decoder in self.decoders]
+
+
+class NativeReaders:
+    """The same for native classes, whose GPT reads the entry for all of them at a time."""
+
+    def __init__(self, models: Sequence[ClassModel]) -> None:
+        self.vocab_size = models[0].config.vocab_size
+        self.starts = [model.before for model in models]
+        self.steps = [list(model.mixing()) for model in models]
+        gpt = models[0].gpt
+        assert isinstance(gpt, NativeEngine)
+        self.gpt = gpt.branches()
+        self.num_read = 0  # nodes of `gpt`
+        self.tokens = array("i")
+
+    def push(self, token: int) -> list[Sequence[float]]:
+        """Return p (V,) of the token after this one, for each class."""
+        if self.tokens:
+            rows = self.read([token] * len(self.starts))
+        else:
+            for values in zip(*self.starts, strict=True):
+                rows = self.read(values)
+        self.tokens.append(token)
+        found: list[Sequence[float]] = []
+        for row, steps in zip(rows, self.steps, strict=True):
+            p = row[: self.vocab_size]
+            for ngram, weight in steps:
+                p = ngram.mix_probabilities(p, self.tokens, weight)
+            found.append(p)
+        return found
+
+    def read(self, tokens: Sequence[int]) -> list[array[float]]:
+        """Let each class read its token."""
+        first = self.num_read - len(tokens)
+        parents = range(first, first + len(tokens)) if self.num_read else [-1] * len(tokens)
+        self.num_read += len(tokens)
+        return self.gpt.push(parents, tokens)
 
 
 # ---- all classes of a table
