@@ -26,6 +26,7 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Args, Parser, name_of, number, options
 from kamon.cli.settings import (
+    GIVEN,
     add_engine,
     add_json,
     add_reading,
@@ -56,8 +57,7 @@ OPTIONS = {
     "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the model's own "
     "distribution [default: as in training]",
     "--seed S": "seed of the random numbers [default: as in training]",
-    "--given VALUES": "values of a model of `kamon train --given`, such as country=fi,sex=f, or a "
-    "mix such as country=fi:0.5,jp:0.5 [default: all, as often as in the table]",
+    **GIVEN,
     "--copies": "include entries of the list and duplicates",
 }
 CONDITIONS = {

@@ -24,6 +24,10 @@ ENGINE_OPTIONS = {
     "if there is one]",
     "--compile": "compile the torch engine with torch.compile, which makes the start slow",
 }
+GIVEN = {
+    "--given VALUES": "values of a model of `kamon train --given`, such as country=fi,sex=f, or a "
+    "mix such as country=fi:0.5,jp:0.5 [default: all, as often as in the table]",
+}
 READING_OPTIONS = {
     "--column NAME": "column of a table by name or by number from 1, or key of JSON objects "
     "[default: the only column, or the key text]",
@@ -35,14 +39,6 @@ READING_OPTIONS = {
 
 def add_json(parser: Group) -> None:
     option(parser, "--json", "print one JSON object on stdout")
-
-
-def add_given(parser: Group) -> None:
-    help = (
-        "values of a model of `kamon train --given`, such as country=fi,sex=f, or a mix such as "
-        "country=fi:0.5,jp:0.5 [default: all, as often as in the table]"
-    )
-    option(parser, "--given VALUES", help)
 
 
 def given_of(args: Args) -> Any:

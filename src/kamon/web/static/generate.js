@@ -92,10 +92,12 @@ export async function show(context, model) {
   const dials = dialsOf(context, model, Number(config.temperature));
   const letters = new LetterPanel(context, model, dials, known);
   const batch = model.text ? null : new BatchPanel(context, model, dials, known);
+  const words = hasWords(model, known) ? new WordsPanel(context, model, dials, known) : null;
   dials.node.addEventListener("input", (event) => {
     dials.draw();
     letters.turned(/** @type {HTMLElement} */ (event.target));
     batch?.copy.refresh();
+    words?.copy.refresh();
   });
   append(
     root,
@@ -106,7 +108,7 @@ export async function show(context, model) {
       "The bars show how likely each next letter is. Choose one yourself, or let the model sample.",
     ),
     letters.node,
-    hasWords(model, known) && new WordsPanel(context, model, known).node,
+    words && words.node,
     batch && batch.node,
     Object.keys(model.given).length > 0 && classPanel(context, model),
     batch && keptPanel(context),
