@@ -12,6 +12,8 @@ import pytest
 
 from conftest import Result
 from helpers.lists import PEOPLE
+from kamon.engines.batch import pack_sequences
+from kamon.generation.sampling import probabilities
 from kamon.model import load
 from kamon.storage import model_dir
 
@@ -115,6 +117,39 @@ def test_sample_refuses(given: str, message: str, people: Path, kamon: Kamon) ->
     done = kamon("sample", people, "--given", given)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
+
+
+@pytest.mark.parametrize(
+    "given", ["country=north,sex=f", "sex=m", '{"country": {"north": 1, "south": 3}}']
+)
+def test_complete_and_fill(given: str, people: Path, kamon: Kamon) -> None:
+    model = load(people)
+    reader = model.under(json.loads(given) if given.startswith("{") else given)
+    flags = ["--given", given, "-n", "4", "--json"]
+    completed = json.loads(kamon("complete", people, "ka", *flags).out)
+    filled = json.loads(kamon("fill", people, "ka_a", *flags).out)
+    for found in (completed["completions"], filled["completions"]):
+        texts = [each["text"] for each in found]
+        assert len(texts) == 4
+        assert all(text.startswith("ka") for text in texts)
+        for each, tokens in zip(found, model.tokenizer.encode_documents(texts), strict=True):
+            assert each["logprob"] == pytest.approx(
+                sum(reader.logprobs(pack_sequences([tokens]))), rel=1e-4
+            )
+    first = completed["next"][0]
+    decoder = reader.decoder()
+    for token in (model.tokenizer.bos, *model.tokenizer.encode("ka")):
+        logprobs = decoder.push(token)
+    assert first["probability"] == pytest.approx(max(probabilities(logprobs, 1.0)), rel=1e-4)
+    plain = json.loads(kamon("complete", people, "ka", "--json").out)
+    assert plain["next"] != completed["next"]
+
+
+@pytest.mark.parametrize("command", [["complete", "b"], ["fill", "b_"]])
+def test_complete_and_fill_refuse(command: list[str], people: Path, kamon: Kamon) -> None:
+    done = kamon(command[0], people, command[1], "--given", "country=east")
+    assert (done.code, done.out) == (2, "")
+    assert "the model knows no country 'east'" in done.err
 
 
 def test_score_by(people: Path, tmp_path: Path, kamon: Kamon) -> None:
