@@ -46,6 +46,7 @@ MAX_FLOPS = 4e8  # parameters times tokens: a search reads fewer tokens with a l
 MAX_FLOPS_SLOW = 8e6
 MODELS_AT_ONCE = 4  # classes that a search may read in the usual time
 MAX_WORD_READS = 4_000  # tokens that a search for words reads
+MAX_WORD_READS_GIVEN = 150  # the same for a native model of one class
 MIN_WORD_READS = 30  # even with a slow engine
 MAX_WORD_FLOPS = 4e9  # parameters times tokens
 MAX_WORD_EXPANSIONS = 3e6  # next tokens to consider
@@ -320,7 +321,10 @@ def search_words(
     effort = checked_effort(effort)
     gap = Gap(*map(model.tokenizer.normal, (gap.before, gap.stem, gap.after)))
     size = num_params(model.config)
-    if isinstance(model.engine, NativeEngine):
+    reader = model.under(given)
+    if isinstance(reader, GivenModel) and reader.is_native:  # reads the text again for each token
+        reads, work = MAX_WORD_READS, MAX_WORD_READS_GIVEN / reader.num_models
+    elif isinstance(model.engine, NativeEngine):
         reads, work = MAX_WORD_READS, MAX_WORD_FLOPS / size
     else:  # it reads the whole text before each token
         reads, work = MAX_READS_SLOW, MAX_FLOPS_SLOW / size / model.config.block_size
@@ -329,7 +333,7 @@ def search_words(
     if model.writes_text and not model.tokenizer.unknown("\n"):
         gap = Gap("\n" + gap.before, gap.stem, gap.after)  # a sentence begins after a line end
     return find_words(
-        *(model.under(given), model.plain_tokenizer, gap, n),
+        *(reader, model.plain_tokenizer, gap, n),
         *(max(1, int(effort * affordable)), among),
         may_cut=model.writes_text,
     )
