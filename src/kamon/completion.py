@@ -14,6 +14,7 @@ from kamon.engines.base import has_fused_ops
 from kamon.engines.native import NativeEngine
 from kamon.engines.parameters import num_params
 from kamon.errors import ConfigError
+from kamon.generation.given import Given, GivenModel
 from kamon.generation.sampling import (
     LanguageModel,
     PrefixCache,
@@ -43,7 +44,9 @@ MAX_READS_SLOW = 2_000  # the same for an engine without fused calls, the scalar
 MAX_EXPANSIONS = 1e7  # next tokens to consider: a search reads fewer tokens if there are many
 MAX_FLOPS = 4e8  # parameters times tokens: a search reads fewer tokens with a larger model
 MAX_FLOPS_SLOW = 8e6
+MODELS_AT_ONCE = 4  # classes that a search may read in the usual time
 MAX_WORD_READS = 4_000  # tokens that a search for words reads
+MAX_WORD_READS_GIVEN = 150  # the same for a native model of one class
 MIN_WORD_READS = 30  # even with a slow engine
 MAX_WORD_FLOPS = 4e9  # parameters times tokens
 MAX_WORD_EXPANSIONS = 3e6  # next tokens to consider
@@ -62,7 +65,11 @@ class NextToken(NamedTuple):
 
 
 def next_tokens(
-    model: Model | str | Path, prefix: str = "", *, temperature: float = 1.0
+    model: Model | str | Path,
+    prefix: str = "",
+    *,
+    temperature: float = 1.0,
+    given: Given | None = None,
 ) -> list[NextToken]:
     """Return the probability of every token after `prefix`, the most probable first.
 
@@ -70,6 +77,8 @@ def next_tokens(
     such clusters may have here.
 
     A model of text reads as much of the end of `prefix` as it can.
+
+    given: values of a conditional model, as of `Model.sample`.
 
     Raises:
         ConfigError: the prefix leaves no room for another token, or the temperature is wrong.
@@ -79,21 +88,21 @@ def next_tokens(
     temperature = require_float("temperature", temperature)
     if not temperature >= 0 or math.isinf(temperature):
         raise ConfigError(f"temperature must be 0 or more and finite, not {temperature}")
-    tokenizer = model.tokenizer
+    reader, tokenizer = model.under(given), model.plain_tokenizer
     check_text("the prefix", prefix)
     prefix = tokenizer.normal(prefix)
     names = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
     names[tokenizer.bos] = ""
     if model.writes_text:
         prompt = prompt_of(tokenizer, prefix)[-model.config.block_size :]
-        decoder = model.language_model.decoder()
+        decoder = reader.decoder()
         for token in prompt:
             text_logits = decoder.push(token)
         return with_names(names, text_logits, temperature)
-    check_prefix(tokenizer, prefix, model.config.block_size)
+    check_prefix(tokenizer, prefix, reader.config.block_size)
     tokens = tuple(tokenizer.encode(prefix))
-    logits = PrefixCache(model.language_model, tokenizer.bos).logits(tokens)
-    openings = prefixes_of(model.language_model, tokenizer, prefix)
+    logits = PrefixCache(reader, tokenizer.bos).logits(tokens)
+    openings = prefixes_of(reader, tokenizer, prefix)
     if len(openings) > 1:
         whole, base = openings.pop(tokens), log_sum_exp(logits)
         texts = dict.fromkeys(names, -math.inf)  # log p of each
@@ -130,7 +139,12 @@ def prefixes_of(
 
 
 def complete(
-    model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
+    model: Model | str | Path,
+    prefix: str = "",
+    n: int = 10,
+    *,
+    effort: float = 1.0,
+    given: Given | None = None,
 ) -> SearchResult:
     """Return the n most probable documents that begin with `prefix`.
 
@@ -139,6 +153,7 @@ def complete(
 
     Args:
         effort: the work that the search may do, as a multiple of the usual work.
+        given: values of a conditional model, as of `Model.sample`.
 
     Raises: ConfigError, TokenizerError as `next_tokens`.
 
@@ -151,22 +166,30 @@ def complete(
     model = as_model(model)
     model.check_documents("completion")
     check_text("the prefix", prefix)
+    reader = model.under(given)
     prefix = model.tokenizer.normal(prefix)
-    check_prefix(model.tokenizer, prefix, model.config.block_size)
+    check_prefix(model.tokenizer, prefix, reader.config.block_size)
     if isinstance(model.tokenizer, CharTokenizer):
-        result = search_model(model, [Wildcard.ANY], n, effort, prefix=prefix)
+        result = search_model(model, [Wildcard.ANY], n, effort, prefix=prefix, given=given)
     else:
-        openings = prefixes_of(model.language_model, model.tokenizer, prefix)
+        openings = prefixes_of(reader, model.tokenizer, prefix)
         begin = [(-logprob, tokens, 1) for tokens, logprob in openings.items()]
         result = search_model(model, [Wildcard.ANY], n, effort, begin)
-    shared = logprob_of_prefix(model.language_model, model.tokenizer, prefix)
+    shared = logprob_of_prefix(reader, model.tokenizer, prefix)
     return with_shares(result, shared)
 
 
 def fill(
-    model: Model | str | Path, pattern: str | Sequence[Element], n: int = 10, *, effort: float = 1.0
+    model: Model | str | Path,
+    pattern: str | Sequence[Element],
+    n: int = 10,
+    *,
+    effort: float = 1.0,
+    given: Given | None = None,
 ) -> SearchResult:
     """Return the n most probable documents that match `pattern`, as text or as `parse` returns it.
+
+    given: values of a conditional model, as of `Model.sample`.
 
     Raises:
         ConfigError: the pattern is empty or needs more than block_size characters, or the model
@@ -193,7 +216,7 @@ def fill(
     elements = parse(normal(pattern)) if isinstance(pattern, str) else list(pattern)
     if not elements:
         raise ConfigError("the pattern is empty and matches only the empty document")
-    result = search_model(model, elements, n, effort)
+    result = search_model(model, elements, n, effort, given=given)
     costs = [-document.logprob for document in result.documents]
     least = min(costs, default=0.0)
     return with_shares(result, math.log(math.fsum(math.exp(least - c) for c in costs) or 1) - least)
@@ -234,6 +257,7 @@ def fill_words(
     *,
     effort: float = 1.0,
     among: Collection[str] = (),
+    given: Given | None = None,
 ) -> WordResult:
     """Return the n most probable words in the gap `____` of a text.
 
@@ -244,6 +268,7 @@ def fill_words(
     Args:
         effort: the work that the search may do, as a multiple of the usual work.
         among: if given, only these words. Kamon finds all of them.
+        given: values of a conditional model, as of `Model.sample`.
 
     Raises:
         ConfigError: the pattern has no gap, or the text around it is too long.
@@ -268,11 +293,16 @@ def fill_words(
         if not WORD.fullmatch(word):
             raise ConfigError(f"{word!r} is not one word")
         model.tokenizer.encode(word)
-    return search_words(model, gap, n, effort, among)
+    return search_words(model, gap, n, effort, among, given)
 
 
 def complete_words(
-    model: Model | str | Path, prefix: str = "", n: int = 10, *, effort: float = 1.0
+    model: Model | str | Path,
+    prefix: str = "",
+    n: int = 10,
+    *,
+    effort: float = 1.0,
+    given: Given | None = None,
 ) -> WordResult:
     """Return the n most probable words after `prefix`, or those that finish its last word.
 
@@ -283,11 +313,16 @@ def complete_words(
     """
     model = as_model(model)
     check_text("the prefix", prefix)
-    return search_words(model, Gap.at_end(prefix), n, effort)
+    return search_words(model, Gap.at_end(prefix), n, effort, given=given)
 
 
 def search_words(
-    model: Model, gap: Gap, n: int, effort: float, among: Collection[str] = ()
+    model: Model,
+    gap: Gap,
+    n: int,
+    effort: float,
+    among: Collection[str] = (),
+    given: Given | None = None,
 ) -> WordResult:
     """Return the result of `find_words`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
@@ -295,7 +330,10 @@ def search_words(
     before, stem, after = map(model.tokenizer.normal, (gap.before, gap.stem, gap.after))
     gap = Gap(before, stem, after, gap.ends)
     size = num_params(model.config)
-    if isinstance(model.engine, NativeEngine):
+    reader = model.under(given)
+    if isinstance(reader, GivenModel) and reader.is_native:  # reads the text again for each token
+        reads, work = MAX_WORD_READS, MAX_WORD_READS_GIVEN / reader.num_models
+    elif isinstance(model.engine, NativeEngine):
         reads, work = MAX_WORD_READS, MAX_WORD_FLOPS / size
     else:  # it reads the whole text before each token
         reads, work = MAX_READS_SLOW, MAX_FLOPS_SLOW / size / model.config.block_size
@@ -305,7 +343,8 @@ def search_words(
     if model.writes_text and not model.tokenizer.unknown("\n"):
         gap = replace(gap, before="\n" + gap.before)  # a sentence begins after a line end
     return find_words(
-        *(model.language_model, model.tokenizer, gap, n, max(1, int(effort * affordable)), among),
+        *(reader, model.plain_tokenizer, gap, n),
+        *(max(1, int(effort * affordable)), among),
         may_cut=model.writes_text,
         counted=counted,
     )
@@ -375,13 +414,16 @@ def search_model(
     effort: float,
     begin: Sequence[Candidate] = NOTHING,
     prefix: str = "",
+    given: Given | None = None,
 ) -> SearchResult:
     """Return the result of `search`, with the work that suits the model's engine and size."""
     n = require_int("n", n, 1, MAX_RESULTS)
     effort = checked_effort(effort)
     slow = MAX_READS_SLOW, MAX_FLOPS_SLOW
     reads, work = (MAX_READS, MAX_FLOPS) if has_fused_ops(model.engine) else slow
-    config = model.config
+    config, reader = model.config, model.under(given)
+    if isinstance(reader, GivenModel):
+        work /= max(1.0, reader.num_models / MODELS_AT_ONCE)
     affordable = min(reads, work / num_params(config), MAX_EXPANSIONS / config.vocab_size)
     max_reads = max(1, int(effort * affordable))
-    return search(model.language_model, model.tokenizer, pattern, n, max_reads, begin, prefix)
+    return search(reader, model.plain_tokenizer, pattern, n, max_reads, begin, prefix)

@@ -162,6 +162,11 @@ class Model:
             recipe = Recipe(blend.order, blend.weight, tuple(given.shares))
         return Conditional(self.engine, self.tokenizer, given.columns, rows, recipe)
 
+    @property
+    def plain_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the entries, without the tokens of given values."""
+        return plain_tokenizer(self.tokenizer) if self.training.given else self.tokenizer
+
     def under(self, given: Given | None) -> Engine | BlendedModel | GivenModel:
         """Return the language model under given values. None: the mixture of all classes."""
         return self.language_model if given is None else self.conditional.under(given)
@@ -263,7 +268,7 @@ class Model:
 
             texts = sample_continuations(self.engine, self.tokenizer, request, chosen, should_stop)
             return SampleResult(texts, range(len(texts)), len(texts))
-        tokenizer = plain_tokenizer(self.tokenizer) if self.training.given else self.tokenizer
+        tokenizer = self.plain_tokenizer
         return find(self.under(given), tokenizer, request, chosen, lambda: self.docs, should_stop)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from conftest import Result
 from helpers.lists import PEOPLE
+from kamon.generation.sampling import probabilities
 from kamon.model import load
 from kamon.storage import model_dir
 
@@ -115,6 +118,40 @@ def test_sample_refuses(given: str, message: str, people: Path, kamon: Kamon) ->
     done = kamon("sample", people, "--given", given)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
+
+
+@pytest.mark.parametrize(
+    "given", ["country=north,sex=f", "sex=m", '{"country": {"north": 1, "south": 3}}']
+)
+def test_complete_and_fill(given: str, people: Path, kamon: Kamon) -> None:
+    model = load(people)
+    reader = model.under(json.loads(given) if given.startswith("{") else given)
+    flags = ["--given", given, "-n", "4", "--json"]
+    completed = json.loads(kamon("complete", people, "ka", *flags).out)
+    filled = json.loads(kamon("fill", people, "ka_a", *flags).out)
+    for found in (completed["documents"], filled["documents"]):
+        texts = [each["text"] for each in found]
+        assert len(texts) == 4
+        assert all(text.startswith("ka") for text in texts)
+        for each, tokens in zip(found, model.tokenizer.encode_documents(texts), strict=True):
+            decoder, p = reader.decoder(), 1.0
+            for token, target in pairwise(tokens):  # no token is that of a value
+                p *= probabilities(decoder.push(token), 1.0)[target]
+            assert each["logprob"] == pytest.approx(math.log(p), rel=1e-4)
+    decoder = reader.decoder()
+    for token in (model.tokenizer.bos, *model.tokenizer.encode("ka")):
+        logprobs = decoder.push(token)
+    most = max(probabilities(logprobs, 1.0))
+    assert completed["next"][0]["probability"] == pytest.approx(most, rel=1e-4)
+    plain = json.loads(kamon("complete", people, "ka", "--json").out)
+    assert plain["next"] != completed["next"]
+
+
+@pytest.mark.parametrize("command", [["complete", "b"], ["fill", "b_"]])
+def test_complete_and_fill_refuse(command: list[str], people: Path, kamon: Kamon) -> None:
+    done = kamon(command[0], people, command[1], "--given", "country=east")
+    assert (done.code, done.out) == (2, "")
+    assert "the model knows no country 'east'" in done.err
 
 
 def test_score_by(people: Path, tmp_path: Path, kamon: Kamon) -> None:

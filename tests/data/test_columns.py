@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,16 @@ def test_damaged_rows_are_refused(text: str) -> None:
         rows_in([text], 2)
 
 
+class NotAvailable:
+    """What pandas.NA does: a comparison with it has no truth value."""
+
+    def __ne__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+
 def changed(**values: Any) -> list[dict[str, Any]]:
     return [RECORDS[0] | values, *RECORDS[1:]]
 
@@ -128,6 +139,9 @@ def changed(**values: Any) -> list[dict[str, Any]]:
     [
         (changed(country=""), "row 1 has no country"),
         (changed(country=None), "row 1 has no country"),
+        (changed(country=NotAvailable()), "row 1 has no country"),
+        (changed(births=NotAvailable()), "row 1: the weight '' in births is not a number above 0"),
+        (changed(births=Decimal("-0.5")), "row 1: the weight '-0.5' in births is not a number"),
         (changed(births=0), "row 1: the weight '0' in births is not a number above 0"),
         (changed(births="many"), "row 1: the weight 'many' in births is not a number above 0"),
         (changed(births=float("nan")), "row 1: the weight '' in births is not a number above 0"),

@@ -21,7 +21,7 @@ from kamon.engines.base import Engine, initial_state
 from kamon.engines.batch import PackedBatch, pack_sequences
 from kamon.engines.factory import make_engine
 from kamon.engines.loops import document_logprobs, document_logprobs_one_by_one
-from kamon.engines.native import NativeEngine, NgramArrays, NgramTable
+from kamon.engines.native import NativeEngine, NgramArrays, NgramTable, SamplePart
 from kamon.engines.parameters import init, num_params
 from kamon.engines.philox import uniform
 from kamon.generation import blend
@@ -427,12 +427,12 @@ def test_arrays_that_are_no_ngram_are_refused() -> None:
         arrays = ngram.arrays()
         getattr(arrays, name)[place] = value
         with pytest.raises(ValueError, match="do not fit each other"):
-            NgramTable(engine, arrays)
+            NgramTable(engine, arrays, 5)
     for name in ("kept", "shorter", "begins", "tokens", "shares", "longer"):
         arrays = ngram.arrays()
         getattr(arrays, name).pop()
         with pytest.raises(ValueError, match="do not fit each other"):
-            NgramTable(engine, arrays)
+            NgramTable(engine, arrays, 5)
 
 
 # ---- the object
@@ -452,11 +452,16 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="outside the vocabulary"):
         model.sample(1, 1.0, 1, 5)
     with pytest.raises(ValueError, match="one dtype and level"):
-        native(config, "float64").sample(1, 1.0, 1, 4, ngram=model.table, weight=0.5)
+        native(config, "float64").sample(1, 1.0, 1, 4, parts=[model.part(4)])
+    with pytest.raises(ValueError, match="2 numbers for 1 samples"):
+        engine.sample(1, 1.0, 1, 4, numbers=array("q", [1, 2]))
+    for starts in ([(4,), (4, 0)], [(5,)], [()], [(4, 0, 1, 2)]):
+        with pytest.raises(ValueError, match=r"different sizes|outside the vocabulary|more tokens"):
+            engine.sample(1, 1.0, 1, 4, parts=[SamplePart(0.5, start) for start in starts])
     with pytest.raises(ValueError, match="2 log-probabilities of the GPT, 1 of the n-gram"):
         mix_logprobs(array("d", [-1, -2]), array("d", [-1]), 0.5)
     with pytest.raises(TypeError, match="cannot be copied"):
-        pickle.dumps(model.table)
+        pickle.dumps(ngram.table(engine))
 
 
 @needs_native

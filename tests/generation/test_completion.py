@@ -268,7 +268,9 @@ def test_interactive_needs_a_terminal(directory: Path, kamon: Kamon) -> None:
 def test_suggestions_under_the_line() -> None:
     from kamon.cli.interactive import suggest
 
-    args = Namespace(words=False, temperature=1.0, next=10, n=3, effort=5.0, unknown="error")
+    args = Namespace(
+        words=False, temperature=1.0, next=10, n=3, effort=5.0, unknown="error", given=None
+    )
     found = suggest(NATIVE, "a", set(DOCS), args)
     expected = complete(NATIVE, "a", 3).documents
     assert found.best == next(each.text for each in expected if each.text != "a")
@@ -289,7 +291,9 @@ def test_keys_that_leave(key: str) -> None:
 
     from kamon.cli.interactive import line_editor
 
-    args = Namespace(words=False, temperature=1.0, next=10, n=3, effort=1.0, unknown="error")
+    args = Namespace(
+        words=False, temperature=1.0, next=10, n=3, effort=1.0, unknown="error", given=None
+    )
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
         pipe.send_text("ab\r")
         assert line_editor(NATIVE, "c", set(), args).run() == "cab"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import math
 import random
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
@@ -16,6 +18,15 @@ from kamon.engines.batch import pack_sequences
 from kamon.engines.loops import document_logprobs
 from kamon.engines.philox import uniform
 from kamon.errors import ConfigError
+from kamon.generation.automaton import (
+    ALL,
+    EMPTY,
+    Automaton,
+    complement,
+    intersection,
+    sequence,
+    words,
+)
 from kamon.generation.constraints import GenerationConstraints, find
 from kamon.generation.given import (
     ClassNgrams,
@@ -27,11 +38,13 @@ from kamon.generation.given import (
     value_tokens,
     without_first,
 )
-from kamon.generation.sampling import SampleRequest, log_sum_exp
+from kamon.generation.lookahead import guided_document, guided_documents, make_guide, survey, unroll
+from kamon.generation.sampling import SampleRequest, probabilities, sample_document
 from kamon.native import library
 from kamon.ngrams.native import count_ngram
 
 NEAR = 1e-9
+needs_native = pytest.mark.skipif(bool(library.why_not()), reason="no native engine")
 GIVENS: list[Any] = [
     None,
     "country=x",
@@ -57,7 +70,7 @@ def test_a_decoder_gives_the_logprobs_of_a_batch(seed: int) -> None:
     assert stepped.tolist() == pytest.approx(model.logprobs(batch).tolist(), rel=NEAR, abs=NEAR)
 
 
-@pytest.mark.skipif(bool(library.why_not()), reason="no native engine")
+@needs_native
 @pytest.mark.parametrize("seed", range(6))
 def test_native_parts_give_what_python_gives(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine, the n-grams and their mixtures in C++, and the same in Python."""
@@ -158,7 +171,7 @@ def test_mix_all() -> None:
 
 
 def test_samples_follow_the_mixture() -> None:
-    """Each sample is of a class drawn by its share; with a prefix, by its posterior.
+    """Each sample is of a class drawn by its share; with a prefix, the weights correct for it.
 
     The GPT has no part in it, since an untrained one would write the tokens of values, too.
     """
@@ -199,41 +212,100 @@ def test_sample_i_does_not_depend_on_n() -> None:
 
 def test_a_drawn_class_is_one_that_fits() -> None:
     model = conditional(9).under("country=x,sex=m")
-    assert model.drawn(partial(uniform, 1, 1), (BOS,)).parts == model.parts
+    assert model.drawn(partial(uniform, 1, 1)).parts == model.parts
     mixed = conditional(9).under()
-    drawn = {
-        mixed.drawn(partial(uniform, 1, i), (BOS,)).parts[0][1][0][1].values for i in range(200)
-    }
-    assert drawn == set(CLASSES)
-    posterior = mixed.posterior(0, (BOS, 2, 3))
-    logs = [
-        math.log(share) + math.fsum(each.logprobs(pack_sequences([[BOS, 2, 3]])))
-        for share, each in mixed.parts[0][1]
-    ]
-    wanted = [math.exp(x - log_sum_exp(logs)) for x in logs]
-    assert [x / sum(posterior) for x in posterior] == pytest.approx(wanted)
-
-
-def test_a_class_is_drawn_as_likely_as_the_prefix_makes_it() -> None:
-    mixed = conditional(9).under()
-    classes = [each.values for _, each in mixed.parts[0][1]]
-    prior = [share for share, _ in mixed.parts[0][1]]
-
-    def shares(tokens: tuple[int, ...]) -> list[float]:
-        weights = mixed.posterior(0, (BOS, *tokens))
-        return [weight / sum(weights) for weight in weights]
-
-    def gap(tokens: tuple[int, ...]) -> float:
-        return max(abs(a - b) for a, b in zip(shares(tokens), prior, strict=True))
-
-    far = max(product(range(4), repeat=3), key=gap)
-    assert gap(far) > 0.1
     n = 1500
-    drawn = Counter(
-        mixed.drawn(partial(uniform, 2, i), (BOS, *far)).parts[0][1][0][1].values for i in range(n)
-    )
-    for values, share in zip(classes, shares(far), strict=True):
-        assert drawn[values] / n == pytest.approx(share, abs=0.05)
+    drawn = Counter(mixed.drawn(partial(uniform, 1, i)).parts[0][1][0][1].values for i in range(n))
+    for share, each in mixed.parts[0][1]:
+        assert drawn[each.values] / n == pytest.approx(share, abs=0.05)
+
+
+# ---- samples in C++
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(40))
+def test_fused_samples_equal_those_of_python(seed: int) -> None:
+    rng = random.Random(seed)
+    columns = 1 if seed % 5 == 0 else 2
+    given = rng.choice(GIVENS) if columns == 2 else rng.choice([None, "country=x:1,y:3"])
+    weight = rng.choice([None, 0.0, 1.0])
+    found = conditional(seed, blended=seed % 3 > 0, columns=columns, engine="native", weight=weight)
+    model = found.under(given)
+    assert model.is_native
+    temperature = rng.choice([0.0, 1e-300, 0.6, 1.0, 1.4])
+    first = rng.choice([0, 3, 2**40])
+    n = rng.choice([0, 1, 50])
+    bos = model.config.vocab_size - 1
+    wanted = []
+    for index in range(first, first + n):
+        u = partial(uniform, seed, index)
+        wanted.append(sample_document(model.drawn(u), bos, temperature, u))
+    made = model.sample(n, temperature, seed, bos, first)
+    assert list(map(list, made)) == wanted
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(20))
+def test_fused_samples_under_conditions_equal_those_of_python(seed: int) -> None:
+    given = GIVENS[seed % len(GIVENS)]
+    model = conditional(seed, blended=seed % 4 > 0, engine="native").under(given)
+    tokenizer, room = plain_tokenizer(TOKENIZER), model.config.block_size
+    term = intersection(sequence(ALL, words(["da"])), complement(EMPTY))
+    trellis, everything = (unroll(Automaton(each), tokenizer, room) for each in (term, ALL))
+    assert trellis
+    assert everything
+    request = SampleRequest(60, 0.9, seed, BOS, first=7 * seed)
+    contexts = survey(model, replace(request, n=40, first=0), everything, trellis)
+    guide = make_guide(trellis, contexts)
+    learned = [copy.deepcopy(contexts), copy.deepcopy(contexts)]
+    made, weights = guided_documents(model, request, guide, None, learned[0])
+    numbers = range(request.first, request.first + request.n)
+    wanted = [guided_document(model, request, guide, i, None, learned[1]) for i in numbers]
+    assert list(map(list, made)) == [tokens for tokens, _ in wanted]
+    assert weights.tolist() == pytest.approx([weight for _, weight in wanted], rel=NEAR)
+    assert learned[0].sums.tolist() == pytest.approx(learned[1].sums.tolist(), rel=NEAR)
+
+
+@pytest.mark.parametrize("given", [None, "country=x", "country=x:1,z:2,sex=m"])
+@pytest.mark.parametrize("engine", ["native", "scalar"])
+def test_samples_under_conditions_follow_the_mixture(given: str | None, engine: str) -> None:
+    """A chi-squared test with all texts that fulfil the conditions."""
+    if engine == "native" and library.why_not():
+        pytest.skip(library.why_not())
+    model = conditional(11, engine=engine).under(given)
+    tokenizer = plain_tokenizer(TOKENIZER)
+    texts = ["".join(chars) + "bd" for size in range(3) for chars in product("abcd", repeat=size)]
+    p = [document_p(model, tokenizer.encode(text)) for text in texts]
+    n = 3000 if engine == "native" else 300
+    conditions = GenerationConstraints(suffix="bd", max_len=4)
+    made = find(model, tokenizer, SampleRequest(n, 1.0, 5, BOS), conditions, list).texts
+    assert len(made) == n
+    counts = Counter(made)
+    assert set(counts) <= set(texts)
+    wanted = [n * each / sum(p) for each in p]
+    cells = list(zip(texts, wanted, strict=True))
+    common = [(counts[text], each) for text, each in cells if each >= 5]
+    rare = [(counts[text], each) for text, each in cells if each < 5]
+    cells_of_test = [*common, tuple(map(sum, zip(*rare, strict=True)))] if rare else common
+    chi_squared = sum((found - each) ** 2 / each for found, each in cells_of_test)
+    freedom = len(cells_of_test) - 1
+    assert chi_squared < freedom + 4 * math.sqrt(2 * freedom)
+
+
+def document_p(model: GivenModel, tokens: Sequence[int]) -> float:
+    """Return the probability of a sample, of which no token is that of a value."""
+    total = 0.0
+    for drawn in product(*(classes for _, classes in model.parts)):
+        parts = tuple(
+            (share, ((1.0, each),))
+            for (share, _), (_, each) in zip(model.parts, drawn, strict=True)
+        )
+        decoder, p = replace(model, parts=parts).decoder(), math.prod(own for own, _ in drawn)
+        for token, target in pairwise([BOS, *tokens, BOS]):
+            p *= probabilities(decoder.push(token), 1.0)[target]
+        total += p
+    return total
 
 
 # ---- what users give

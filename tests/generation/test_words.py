@@ -366,5 +366,5 @@ def test_sentences(text: str, expected: list[str]) -> None:
 
 def test_suggestions_while_typing(text_model: Model) -> None:
     settings = {"temperature": 1.0, "next": 3, "n": 3, "effort": 5.0, "unknown": "error"}
-    found = suggest(text_model, "he had a cu", set(), Namespace(words=True, **settings))
+    found = suggest(text_model, "he had a cu", set(), Namespace(words=True, given=None, **settings))
     assert found.best == "he had a cup "

@@ -100,14 +100,28 @@ int main() {
     std::vector<int32_t> sampled(size_t(n) * block_size);
     std::vector<int64_t> sampled_offsets(n + 1);
     const double temperature = round % 4 ? 1.0 : round % 8 ? 0.0 : 1e-300;
-    CALL(kamon_sample)(engine, 1000, n, temperature, 7, vocab_size - 1, nullptr, 1,
-                       sampled.data(), sampled_offsets.data(), nullptr);
+    std::vector<int64_t> numbers(n + 1, 1000);
+    for (int i = 0; i < n; i++) numbers[i] += i;
+    const int num_parts = draw(1, 2), start_size = draw(1, std::min(3, block_size));
+    const std::vector<int32_t> starts(size_t(num_parts) * size_t(start_size), vocab_size - 1);
+    const auto sample = [&](const void* table, double heat, int32_t* found, int64_t* found_offsets,
+                            const int32_t* stopped) {
+      std::vector<double> weights;  // of each part: its share, that of the GPT, that of the n-gram
+      for (int i = 0; i < num_parts; i++)
+        weights.insert(weights.end(), {1.0 / num_parts, 0.5}), weights.resize(weights.size() + !!table, 0.5);
+      const std::vector<const void*> tables(2, table);
+      const std::vector<int32_t> num_tables(2, table ? 1 : 0);
+      return CALL(kamon_sample)(engine, numbers.data(), n, heat, 7, vocab_size - 1, vocab_size,
+                                num_parts, start_size, starts.data(), weights.data(),
+                                num_tables.data(), tables.data(), found, found_offsets, stopped);
+    };
+    sample(nullptr, temperature, sampled.data(), sampled_offsets.data(), nullptr);
     std::atomic<int32_t> stop{0};
     std::thread other([&] { stop = 1; });  // before, within or after the call
     std::vector<int32_t> unused(sampled.size());
     std::vector<int64_t> unused_offsets(n + 1);
-    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, nullptr, 1, unused.data(),
-                       unused_offsets.data(), reinterpret_cast<const int32_t*>(&stop));
+    sample(nullptr, 1.0, unused.data(), unused_offsets.data(),
+           reinterpret_cast<const int32_t*>(&stop));
     other.join();
     std::vector<uint32_t> state(625, 12345);
     state[624] = 624;
@@ -228,11 +242,14 @@ int main() {
                                       chances.data());
       };
       const auto sample_guided = [&] {
+        const double weights[] = {1.0, 0.5, 0.5};
+        const int32_t num_tables = round % 2;
+        const void* const tables[] = {table};
         return CALL(kamon_sample_guided)(
-            engine, 5, n, temperature, 7, 1 + round % vocab_size, round % 4 ? 0.7 : 1.0,
-            round % 2 ? table : nullptr, 0.5, vocab_size, bos, room, room + 1, positions.data(),
-            next.data(), ends.data(), first_contexts.data(), after.data(), begins.data(), room + 1,
-            chances.data(), round % 3 ? counts.data() : nullptr,
+            engine, numbers.data(), n, temperature, 7, 1 + round % vocab_size,
+            round % 4 ? 0.7 : 1.0, 1, 1, &bos, weights, &num_tables, tables, vocab_size, bos, room,
+            room + 1, positions.data(), next.data(), ends.data(), first_contexts.data(),
+            after.data(), begins.data(), room + 1, chances.data(), round % 3 ? counts.data() : nullptr,
             of_docs.data(), sampled.data(), unused_offsets.data(), nullptr);
       };
       if (look_ahead() || sample_guided()) return std::printf("round %d: conditions\n", round), 1;
@@ -256,8 +273,7 @@ int main() {
     std::vector<double> expected(tokens.size() + 1);
     CALL(kamon_batch)(engine, tokens.data(), num_tokens, offsets.data(), num_docs, nullptr, nullptr,
                       expected.data(), nullptr);
-    CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, table, 0.5, sampled.data(),
-                       unused_offsets.data(), nullptr);
+    sample(table, 1.0, sampled.data(), unused_offsets.data(), nullptr);
     void* shared = CALL(kamon_decoder_create)(engine);
     std::mutex turn;
     std::atomic<int> wrong{0};
@@ -276,8 +292,7 @@ int main() {
         }
         {
           const std::lock_guard<std::mutex> lock(turn);
-          CALL(kamon_sample)(engine, 0, n, 1.0, 7, vocab_size - 1, table, 0.5,
-                             own_sampled.data(), own_offsets.data(), nullptr);
+          sample(table, 1.0, own_sampled.data(), own_offsets.data(), nullptr);
           own_decoder = CALL(kamon_decoder_create)(engine);
         }
         CALL(kamon_ngram_logprobs)(ngram, 1, longest, tokens.data(), num_tokens, offsets.data(), 0,

@@ -220,18 +220,6 @@ def test_next_tokens(id: str, server: Server, model: Model, folder: Path) -> Non
     assert "block_size" in server.json("POST", "/next-token", too_long, 422)["error"]
 
 
-def test_words(server: Server, model: Model) -> None:
-    found = server.json("POST", "/words", {"model": ID, "text": "ka", "n": 4})
-    expected = complete_words(model, "ka", 4)
-    assert [each["text"] for each in found["words"]] == [each.text for each in expected.words]
-    assert found["found"] == expected.num_found
-    assert found["covered"] == pytest.approx(found["total"])
-    assert 0 < found["covered"] <= 1
-    among = {"model": ID, "text": "k ____", "among": ["kara"]}
-    status, _, text = server.ask("POST", "/api/v1/words", among)
-    assert (status, b"unknown character ' '" in text) == (422, True)  # the list has no spaces
-
-
 def test_saving_and_forgetting(server: Server, model: Model, folder: Path) -> None:
     found = server.json("POST", f"/models/{ID}/save", {"name": "copy"}, 201)
     assert (found["id"], found["saved"]) == ("copy", True)

@@ -1184,6 +1184,13 @@ def test_a_table_makes_the_conditional_model_that_train_makes(server: Server) ->
     next = server.ask("POST", "/next-token", {"model": id, "given": {"kind": "x"}}).json()
     assert sum(each["probability"] for each in next["tokens"]) == pytest.approx(1)
     assert {each["text"] for each in next["tokens"]} == {"", *"".join(WORDS)}
+    body = {"model": id, "prefix": "a", "n": 3, "given": given}
+    completed = server.ask("POST", "/complete", body).json()["completions"]
+    best = kamon.complete(wanted, "a", 3, given=given).documents
+    assert [each["text"] for each in completed] == [each.text for each in best]
+    body = {"model": id, "text": "a", "given": given}
+    words = server.ask("POST", "/words", body).json()["words"]
+    assert words[0]["text"] == kamon.complete_words(wanted, "a", given=given).words[0].text
 
 
 @pytest.mark.parametrize(
@@ -1196,6 +1203,8 @@ def test_a_table_makes_the_conditional_model_that_train_makes(server: Server) ->
         ("/sample", {"given": {"kind": "x" * 60}}, "given"),
         ("/sample", {"given": {f"c{i}": "x" for i in range(21)}}, "given"),
         ("/sample", {"given": {"kind": {f"v{i}": 1.0 for i in range(21)}}}, "given"),
+        ("/complete", {"given": {"kind": "z"}}, "the model knows no kind 'z'"),
+        ("/words", {"given": {"sort": "x"}}, "the model knows no column 'sort'"),
         ("/score", {"texts": ["ani"], "by": "sort"}, "the model knows no column 'sort'"),
         ("/score", {"texts": ["ani"], "by": "kind", "unknown": "zero"}, "not 'zero'"),
     ],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kamon.cli.output import print_json
 from kamon.cli.parser import Args, Parser, options
-from kamon.cli.settings import chosen_engine
+from kamon.cli.settings import chosen_engine, given_of
 from kamon.cli.suggest import (
     add_search,
     exchange,
@@ -45,6 +45,7 @@ EXAMPLES = """\
 kamon complete names ma          # how names with ma continue
 kamon complete names ma -n 3     # only 3 completions
 kamon complete names --interactive
+kamon complete people ma --given country=fi
 kamon complete sentences 'a cup of ' --words
 """
 
@@ -73,11 +74,12 @@ def run(args: Args) -> int:
     if args.interactive:
         complete_lines(model, prefix, args)
         return 0
-    tokens = next_tokens(model, prefix, temperature=args.temperature)
+    given = given_of(args)
+    tokens = next_tokens(model, prefix, temperature=args.temperature, given=given)
     if model.writes_text or args.words:
-        found = complete_words(model, prefix, args.n, effort=args.effort)
+        found = complete_words(model, prefix, args.n, effort=args.effort, given=given)
         return show_words(tokens, found, prefix, args)
-    result = complete(model, prefix, args.n, effort=args.effort)
+    result = complete(model, prefix, args.n, effort=args.effort, given=given)
     known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
         print_json(next_json(tokens, prefix, args) | found_json(result, known))

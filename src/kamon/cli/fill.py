@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from kamon.cli.output import print_json
 from kamon.cli.parser import Args, Parser, options
-from kamon.cli.settings import chosen_engine
+from kamon.cli.settings import chosen_engine, given_of
 from kamon.cli.suggest import (
     add_search,
     exchange,
@@ -64,12 +64,12 @@ def run(args: Args) -> int:
     model = load(args.dir, **chosen_engine(args))
     if gap:
         return fill_gap(model, gap, args)
-    given = model.tokenizer.normal(args.pattern)
-    pattern = exchange(model, parse(given), args.unknown)
-    result = fill(model, pattern, args.n, effort=args.effort)
+    text = model.tokenizer.normal(args.pattern)
+    pattern = exchange(model, parse(text), args.unknown)
+    result = fill(model, pattern, args.n, effort=args.effort, given=given_of(args))
     known = model.docs.intersection(document.text for document in result.documents)
     if args.json:
-        print_json({"directory": args.dir, "pattern": given} | found_json(result, known))
+        print_json({"directory": args.dir, "pattern": text} | found_json(result, known))
     elif result.documents:
         print("\n".join(found_lines(result, known)))
     say_found(result, args.n, model)
@@ -88,7 +88,8 @@ def fill_gap(model: Model, gap: Gap, args: Args) -> int:
     gap = Gap("".join(map(str, known[:place])), "", "".join(map(str, known[place + 1 :])))
     among = [word.strip() for word in args.among.split(",")] if args.among else []
     n = max(args.n, len(among))
-    result = fill_words(model, gap, n, effort=args.effort, among=among)
+    how = {"effort": args.effort, "given": given_of(args)}
+    result = fill_words(model, gap, n, among=among, **how)
     if args.json:
         print_json({"directory": args.dir, "pattern": args.pattern} | words_json(result))
     elif result.words:

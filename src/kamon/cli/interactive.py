@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kamon.cli.output import entry_line, one_line
 from kamon.cli.parser import Args
+from kamon.cli.settings import given_of
 from kamon.cli.suggest import found_lines, next_lines, word_lines
 from kamon.data.graphemes import first_graphemes, last_grapheme
 from kamon.errors import ConfigError, KamonError
@@ -61,16 +62,17 @@ def suggest(model: Model, text: str, known: Collection[str], args: Args) -> Sugg
         prefix = model.tokenizer.normal(text)
         exchanged = replacements(model.tokenizer, prefix, args.unknown)
         prefix = "".join(map(str, replaced(prefix, exchanged)))
-        tokens = next_tokens(model, prefix, temperature=args.temperature)
+        given = given_of(args)
+        tokens = next_tokens(model, prefix, temperature=args.temperature, given=given)
         n, effort = min(args.n, ROWS), args.effort * EFFORT
         if model.writes_text or args.words:
-            found = complete_words(model, prefix, n, effort=effort)
+            found = complete_words(model, prefix, n, effort=effort, given=given)
             lines = [*next_lines(tokens, min(args.next, ROWS)), "", *word_lines(found)]
             first = found.words[0].text if found.words else ""
             return Suggestions(
                 text, f"{Gap.at_end(prefix).before}{first} " if first else text, lines
             )
-        result = complete(model, prefix, n, effort=effort)
+        result = complete(model, prefix, n, effort=effort, given=given)
     except KamonError as error:
         return Suggestions(text, text, [f"  {one_line(str(error))}"])
     lines = [*next_lines(tokens, min(args.next, ROWS)), "", *found_lines(result, known)]

@@ -26,11 +26,13 @@ from kamon.cli.output import (
 )
 from kamon.cli.parser import Args, Parser, name_of, number, options
 from kamon.cli.settings import (
+    GIVEN,
     add_engine,
     add_json,
     add_reading,
     check_unread,
     chosen_engine,
+    given_of,
     reading,
 )
 from kamon.cli.stop import stop_on_signals
@@ -56,8 +58,7 @@ OPTIONS = {
     "--temperature T": "sampling temperature: 0 is greedy, 1 samples from the model's own "
     "distribution [default: as in training]",
     "--seed S": "seed of the random numbers [default: as in training]",
-    "--given VALUES": "values of a model of `kamon train --given`, such as country=fi,sex=f, or a "
-    "mix such as country=fi:0.5,jp:0.5 [default: all, as often as in the table]",
+    **GIVEN,
     "--copies": "include entries of the list and duplicates",
 }
 CONDITIONS = {
@@ -151,19 +152,6 @@ def run(args: Args) -> int:
     if not is_text:
         say_other_case(model, conditions)
     return stopped or (0 if result.texts or not n else 1)
-
-
-def given_of(args: Args) -> Any:
-    """Return the values of --given: text, or the object of JSON, for values with commas."""
-    text = args.given
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    import json
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConfigError("--given is not valid JSON", "write column=value") from None
 
 
 def new_entries(model: Model) -> Conditions:

@@ -43,8 +43,7 @@ from kamon.cli.output import (
     warn,
 )
 from kamon.cli.parser import Args, Parser, options
-from kamon.cli.sample import given_of
-from kamon.cli.settings import add_engine, add_reading, chosen_engine, reading
+from kamon.cli.settings import add_engine, add_reading, chosen_engine, given_of, reading
 from kamon.data.graphemes import lengths_of
 from kamon.errors import ConfigError, CorpusError, TokenizerError
 

@@ -24,6 +24,10 @@ ENGINE_OPTIONS = {
     "if there is one]",
     "--compile": "compile the torch engine with torch.compile, which makes the start slow",
 }
+GIVEN = {
+    "--given VALUES": "values of a model of `kamon train --given`, such as country=fi,sex=f, or a "
+    "mix such as country=fi:0.5,jp:0.5 [default: all, as often as in the table]",
+}
 READING_OPTIONS = {
     "--column NAME": "column of a table by name or by number from 1, or key of JSON objects "
     "[default: the only column, or the key text]",
@@ -35,6 +39,19 @@ READING_OPTIONS = {
 
 def add_json(parser: Group) -> None:
     option(parser, "--json", "print one JSON object on stdout")
+
+
+def given_of(args: Args) -> Any:
+    """Return the values of --given: text, or the object of JSON, for values with commas."""
+    text = args.given
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError("--given is not valid JSON", "write column=value") from None
 
 
 def add_engine(parser: Group, dtype: str = "float32, or float64 for scalar") -> None:

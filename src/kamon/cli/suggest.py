@@ -21,7 +21,7 @@ from kamon.cli.output import (
     warn,
 )
 from kamon.cli.parser import Parser, options
-from kamon.cli.settings import add_engine, add_json
+from kamon.cli.settings import GIVEN, add_engine, add_json
 from kamon.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ SEARCH = {
 
 def add_search(parser: Parser) -> None:
     options(parser, SEARCH, k={"dest": "n", "default": 10}, effort=1.0, unknown="error")
+    options(parser, GIVEN)
     add_engine(parser)
     add_json(parser)
 

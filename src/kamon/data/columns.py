@@ -338,16 +338,27 @@ def from_cells(name: str, found: Cells, columns: Columns, notes: Sequence[str] =
 
 def as_text(name: str, where: str, column: str, cell: Any) -> str:
     """Return a cell as text. Numbers and truth values are written as Python does."""
-    if cell is None or cell != cell:  # NaN, a missing value of pandas
+    if is_missing(cell):
         cell = ""
     if not isinstance(cell, str):
-        if not isinstance(cell, bool | int | float) and not hasattr(cell, "__index__"):
-            raise CorpusError(f"{name}, {where}: the {column} is not text but {cell!r:.80}")
+        if not hasattr(cell, "__index__") and not hasattr(cell, "__float__"):
+            raise CorpusError(
+                f"{name}, {where}: the {column} is not text but {cell!r:.80}",
+                "turn the column into text first",
+            )
         cell = str(cell)
     text = checked_text(name, where, cell)
     if SEPARATOR in text:
         raise CorpusError(f"{name}, {where}: the {column} has the control character U+001F")
     return text
+
+
+def is_missing(cell: Any) -> bool:
+    """Return whether a cell is None, NaN, or NA of pandas, which has no truth value."""
+    try:
+        return cell is None or bool(cell != cell)
+    except TypeError:
+        return True
 
 
 def value_of(name: str, where: str, column: str, cell: Any) -> str:

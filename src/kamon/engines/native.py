@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from kamon.config import Config
     from kamon.engines.base import State, StepPlan
 
-from kamon.native.library import address, best_level, functions, raise_for, usable_cores, zeros
+from kamon.native.library import (
+    address,
+    best_level,
+    check_numbers,
+    functions,
+    raise_for,
+    usable_cores,
+    zeros,
+)
 
 MASK64 = 2**64 - 1
 MAX_SERIAL_OPS = (
@@ -179,24 +187,29 @@ class NativeEngine:
         bos: int,
         first: int = 0,
         *,
-        ngram: NgramTable | None = None,
-        weight: float = 1.0,
+        parts: Sequence[SamplePart] = (),
+        num_choices: int | None = None,
+        numbers: array[int] | None = None,
     ) -> PackedBatch:
         """Return n documents, without BOS: see `kamon.generation.sampling.SampleRequest`.
 
-        ngram: with it, samples are from weight · GPT + (1 − weight) · n-gram.
+        Args:
+            parts: models whose mixture is sampled from. By default it is the GPT after BOS.
+            num_choices: tokens after the first ones are never chosen. By default all can be.
+            numbers: of the samples, an array of 'q'. By default they begin with `first`.
         """
         c = self.config
         check_samples(n, temperature, first)
-        if not 0 <= bos < c.vocab_size:
-            raise ValueError(f"token {bos} is outside the vocabulary of {c.vocab_size}")
-        if ngram and ngram.call is not self.call:
-            raise ValueError("the table of an n-gram is for engines of one dtype and level")
+        num_choices = c.vocab_size if num_choices is None else num_choices
+        if not 0 <= bos < num_choices <= c.vocab_size:
+            raise ValueError(f"token {bos} is outside the vocabulary of {num_choices}")
+        numbers = checked_numbers(n, first, numbers)
+        mixture = Mixture(self, parts or [SamplePart(1.0, (bos,))])
         tokens, offsets = zeros(n * c.block_size, "i"), zeros(n + 1, "q")
         error = self._run(
-            *("sample", len(tokens), None),
-            *(first, n, temperature, seed & MASK64, bos),
-            *(ngram.handle if ngram else None, weight, address(tokens), address(offsets)),
+            *("sample", len(tokens) * len(mixture), None),
+            *(address(numbers), n, temperature, seed & MASK64, bos, num_choices),
+            *(*mixture.arguments(), address(tokens), address(offsets)),
         )
         self._check(error)
         return PackedBatch(tokens[: offsets[n]], offsets)
@@ -213,25 +226,25 @@ class NativeEngine:
         chances: array[float],
         *,
         counts: array[float] | None = None,
-        ngram: NgramTable | None = None,
-        weight: float = 1.0,
+        parts: Sequence[SamplePart] = (),
+        numbers: array[int] | None = None,
     ) -> tuple[PackedBatch, array[float]]:
         """Return n documents under conditions, without BOS, and the weight of each.
 
-        See `kamon.generation.lookahead.guided_documents`.
+        See `kamon.generation.lookahead.guided_documents`. parts, numbers: as of `sample`.
         """
         c = self.config
         check_samples(n, temperature, first)
-        if ngram and ngram.call is not self.call:
-            raise ValueError("the table of an n-gram is for engines of one dtype and level")
         if counts is not None and len(counts) < len(guide.after):
             raise ValueError(f"{len(counts)} counts for {len(guide.after)} tokens after contexts")
+        numbers = checked_numbers(n, first, numbers)
+        mixture = Mixture(self, parts or [SamplePart(1.0, (guide.bos,))])
         tokens, offsets, weights = zeros(n * c.block_size, "i"), zeros(n + 1, "q"), zeros(n)
         error = self._run(
-            *("sample_guided", len(tokens), None),
-            *(first, n, temperature, seed & MASK64),
+            *("sample_guided", len(tokens) * len(mixture), None),
+            *(address(numbers), n, temperature, seed & MASK64),
             *(c.vocab_size if top_k is None else min(top_k, c.vocab_size), top_p),
-            *(ngram.handle if ngram else None, weight),
+            *mixture.arguments(),
             *(*guide.arguments(), len(chances), address(chances, "d")),
             None if counts is None else address(counts, "d"),
             *(address(weights), address(tokens), address(offsets)),
@@ -320,6 +333,60 @@ class NativeEngine:
 
 
 @dataclass(frozen=True, eq=False)
+class SamplePart:
+    """One of the models of a mixture, each of which has a share of every token's probability.
+
+    Attributes:
+        start: tokens that the GPT reads before each document, such as BOS.
+        weight: of the GPT in its blend with n-grams.
+        tables: the n-grams of the blend and their weights.
+    """
+
+    share: float
+    start: tuple[int, ...]
+    weight: float = 1.0
+    tables: tuple[tuple[NgramTable, float], ...] = ()
+
+
+class Mixture:
+    """The parts of a mixture as the library takes them."""
+
+    def __init__(self, engine: NativeEngine, parts: Sequence[SamplePart]) -> None:
+        self.parts = tuple(parts)  # keeps the tables in memory
+        tables = [table for part in parts for table, _ in part.tables]
+        if any(table.call is not engine.call for table in tables):
+            raise ValueError("the table of an n-gram is for engines of one dtype and level")
+        if len({len(part.start) for part in parts}) != 1:
+            raise ValueError("the parts of a mixture have starts of different sizes")
+        self.starts = array("i", [token for part in parts for token in part.start])
+        self.weights, self.num_tables = array("d"), array("i")
+        for part in parts:
+            self.weights.extend([part.share, part.weight, *(weight for _, weight in part.tables)])
+            self.num_tables.append(len(part.tables))
+        self.tables = array("Q", [*(table.handle for table in tables), 0])  # an empty one has none
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def arguments(self) -> list[Any]:
+        return [
+            *(len(self.parts), len(self.parts[0].start)),
+            *(address(self.starts), address(self.weights)),
+            *(address(self.num_tables), address(self.tables)),
+        ]
+
+
+def checked_numbers(n: int, first: int, numbers: array[int] | None) -> array[int]:
+    """Return the numbers of n samples: those given, or those from `first` on."""
+    if numbers is None:
+        return array("q", range(first, first + n))
+    check_numbers("numbers", numbers, "q")
+    if len(numbers) != n:
+        raise ValueError(f"{len(numbers)} numbers for {n} samples")
+    return numbers
+
+
+@dataclass(frozen=True, eq=False)
 class NgramArrays:
     """An n-gram as a graph of contexts. See NgramArrays in ngram.hpp."""
 
@@ -381,7 +448,7 @@ class GuideArrays:
 class NgramTable:
     """An n-gram in the memory of an engine's library, for its `sample`."""
 
-    def __init__(self, engine: NativeEngine, arrays: NgramArrays) -> None:
+    def __init__(self, engine: NativeEngine, arrays: NgramArrays, vocab_size: int) -> None:
         contexts, followers = len(arrays.kept), len(arrays.tokens)
         found = [
             len(each) for each in (arrays.shorter, arrays.begins, arrays.shares, arrays.longer)
@@ -390,7 +457,7 @@ class NgramTable:
             raise ValueError(MISFIT)
         self.call = engine.call
         handle = array("Q", [0])
-        sizes = engine.config.vocab_size, contexts, followers
+        sizes = vocab_size, contexts, followers
         error = self.call["table_create"](*sizes, *arrays.arguments(), address(handle))
         if error == 6:
             raise ValueError(MISFIT)

@@ -6,14 +6,13 @@ import math
 import sys
 from array import array
 from collections.abc import Sequence
-from functools import cached_property
 from operator import sub
 
 from kamon.config import Config
 from kamon.engines.base import Decoder, Engine
 from kamon.engines.batch import PackedBatch
 from kamon.engines.loops import document_logprobs_one_by_one
-from kamon.engines.native import NativeEngine, NgramTable, batch_arguments
+from kamon.engines.native import NativeEngine, SamplePart, batch_arguments
 from kamon.engines.scalar import softmax
 from kamon.generation.sampling import SampleRequest, sample_one_by_one
 from kamon.native import library
@@ -60,17 +59,21 @@ class BlendedModel:
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
     ) -> PackedBatch:
         """Return n documents, without BOS, as of a SampleRequest. Fast if both parts are native."""
-        if isinstance(self.gpt, NativeEngine) and self.table:
-            request = n, temperature, seed, bos, first
-            return self.gpt.sample(*request, ngram=self.table, weight=self.weight)
+        if isinstance(self.gpt, NativeEngine) and self.is_native:
+            return self.gpt.sample(n, temperature, seed, bos, first, parts=[self.part(bos)])
         return sample_one_by_one(self, SampleRequest(n, temperature, seed, bos, first))
 
-    @cached_property
-    def table(self) -> NgramTable | None:
-        """Return the n-gram for the `sample` of the GPT, or None unless both are native."""
-        if isinstance(self.gpt, NativeEngine) and isinstance(self.ngram, NativeNgram):
-            return NgramTable(self.gpt, self.ngram.arrays())
-        return None
+    @property
+    def is_native(self) -> bool:
+        """Whether the GPT and the n-gram are native. The blend then samples fast."""
+        return isinstance(self.gpt, NativeEngine) and isinstance(self.ngram, NativeNgram)
+
+    def part(self, bos: int) -> SamplePart:
+        """Return the blend for the `sample` of the GPT. Both parts must be native."""
+        assert isinstance(self.gpt, NativeEngine)
+        assert isinstance(self.ngram, NativeNgram)
+        table = self.ngram.table(self.gpt)
+        return SamplePart(1.0, (bos,), self.weight, ((table, 1 - self.weight),))
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, document by document."""

@@ -46,6 +46,7 @@ from kamon.generation.automaton import (
     words,
 )
 from kamon.generation.blend import BlendedModel
+from kamon.generation.given import GivenModel
 from kamon.generation.lookahead import (
     Candidates,
     Contexts,
@@ -86,6 +87,7 @@ MAX_LISTED = 1000  # documents that fulfil the conditions, of which each is a ca
 MAX_SUBTRACTED = 100  # known documents that a guide leaves out
 MAX_CHARS = 100  # that tokens may spread over several ones: the most frequent ones
 EASY = 0.2  # share of documents that fulfil the conditions, for which nothing is guided
+MAX_GROUPS = 10  # times as many documents before `should_stop` is asked again
 SURVEY = 1000  # documents without conditions that a guide learns from
 SLOW = 0.1  # of these, and of other candidates to learn from, for a slow model at most
 MAX_FLOPS_SURVEY = 2e9  # parameters times tokens of these documents
@@ -434,7 +436,8 @@ def guided_plan(
     most: int | None = None,
 ) -> Plan:
     fast = guides_fast(model, request)
-    at_once = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
+    work = MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW
+    at_once = num_in_groups(model, work, request.n)
     candidates = guided_candidates(model, tokenizer, request, guides, at_once)
     patience = 1 if request.top_k == 1 else patience_of(model) if fast else PATIENCE
     return Plan(candidates, patience, most)
@@ -494,6 +497,17 @@ def num_at_once(model: LanguageModel, work: float) -> int:
     return max(1, int(work / num_params(model.config) / model.config.block_size))
 
 
+def num_in_groups(model: LanguageModel, work: float, n: int) -> int:
+    """Return `num_at_once`, or more if n is large and few documents are of the same class.
+
+    Documents of a class are made together, and ten of them take as long as thirty.
+    """
+    most = num_at_once(model, work)
+    if not isinstance(model, GivenModel) or not model.is_native:
+        return most
+    return max(most, min(2 * n, most * min(MAX_GROUPS, model.num_groups)))
+
+
 def plain_plan(
     model: LanguageModel, tokenizer: Tokenizer, request: SampleRequest, room: int
 ) -> Plan:
@@ -549,8 +563,8 @@ def is_possible(terms: Sequence[Term], tokenizer: Tokenizer, room: int, chars: s
 
 def samples_fast(model: LanguageModel) -> bool:
     """Return whether the model makes many samples in one call."""
-    if isinstance(model, BlendedModel):
-        return model.table is not None
+    if isinstance(model, BlendedModel | GivenModel):
+        return model.is_native
     return has_fused_ops(model)
 
 
@@ -582,7 +596,8 @@ def in_bulk(
     """
     config, done, size = model.config, 0, max(1000, 2 * request.n)
     fast = samples_fast(model) and request.is_plain
-    largest = num_at_once(model, MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW)
+    work = MAX_FLOPS_AT_ONCE if fast else MAX_FLOPS_AT_ONCE_SLOW
+    largest = num_in_groups(model, work, request.n)
     while done < most:
         size = min(size, most - done, largest, max(1000, MAX_BULK_TOKENS // config.block_size))
         texts, sizes = sample_texts(model, tokenizer, replace(request, n=size, first=done))

@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import chain, pairwise, product
+from itertools import accumulate, chain, islice, pairwise, product
 from typing import TypeAlias
 
 from kamon.config import Config, listed, suggestion
 from kamon.data.columns import Row
-from kamon.engines.base import Decoder, Engine
+from kamon.engines.base import Engine
 from kamon.engines.batch import PackedBatch, pack_sequences
+from kamon.engines.native import NativeEngine, SamplePart
+from kamon.engines.philox import uniforms
 from kamon.errors import ConfigError
 from kamon.generation.blend import MIN_P, mix_logprobs
 from kamon.generation.sampling import SampleRequest, log_sum_exp, sample_one_by_one
+from kamon.native.library import zeros
 from kamon.ngrams.native import NativeNgram, count_ngram
 from kamon.ngrams.reference import Ngram
 from kamon.tokenizers.base import Tokenizer
@@ -116,6 +119,37 @@ class ClassModel:
         """Return a decoder at the start of an entry, whose first token is BOS."""
         return ClassDecoder(self)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the GPT and the n-grams are native."""
+        ngrams = self.ngram.parts if self.ngram else ()
+        native = all(isinstance(ngram, NativeNgram) for ngram in ngrams)
+        return native and isinstance(self.gpt, NativeEngine)
+
+    def sample_part(self, share: float) -> SamplePart:
+        """Return the model as a part of a mixture, for the `sample` of a native GPT."""
+        assert isinstance(self.gpt, NativeEngine)
+        if self.ngram is None or self.weight == 1:
+            return SamplePart(share, self.before)
+        rest = 1 - self.weight
+        tables = tuple(
+            (ngram.table(self.gpt), rest * own)
+            for own, ngram in zip(self.ngram.shares, self.ngram.parts, strict=True)
+            if own and isinstance(ngram, NativeNgram)
+        )
+        return SamplePart(share, self.before, self.weight, tables)
+
+    def mixing(self) -> Iterator[tuple[NativeNgram, float]]:
+        """Yield the n-grams of the blend, each with the weight of all that were mixed before."""
+        if self.ngram is None or self.weight == 1:
+            return
+        rest, total = 1 - self.weight, self.weight
+        for share, ngram in zip(self.ngram.shares, self.ngram.parts, strict=True):
+            assert isinstance(ngram, NativeNgram)
+            if share:
+                before, total = total, total + rest * share
+                yield ngram, before / total
+
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, of documents that begin with BOS."""
         skipped = len(self.before) - 1
@@ -166,6 +200,14 @@ class ClassDecoder:
         ]
 
 
+def class_at(running: Sequence[float], u: float) -> int:
+    """Return the first class whose running sum of shares passes u, from 0 to 1."""
+    return bisect(running, u * running[-1], 0, len(running) - 1)
+
+
+MakeGroup: TypeAlias = (
+    "Callable[[NativeEngine, array[int], Sequence[SamplePart]], tuple[PackedBatch, array[float]]]"
+)
 Part: TypeAlias = "tuple[float, tuple[tuple[float, ClassModel], ...]]"
 
 
@@ -185,49 +227,102 @@ class GivenModel:
         """Return a decoder at the start of an entry."""
         return GivenDecoder(self)
 
+    @property
+    def num_models(self) -> int:
+        """The number of classes that a decoder reads."""
+        return sum(len(classes) for _, classes in self.parts)
+
+    @property
+    def num_groups(self) -> int:
+        """The number of ways in which the classes of a sample can be drawn."""
+        return math.prod(len(classes) for _, classes in self.parts)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the GPT and all n-grams are native. It then samples fast."""
+        return all(model.is_native for _, classes in self.parts for _, model in classes)
+
     def sample(
         self, n: int, temperature: float, seed: int, bos: int, first: int = 0
     ) -> PackedBatch:
-        """Return n documents, without BOS: see SampleRequest."""
-        return sample_one_by_one(self, SampleRequest(n, temperature, seed, bos, first))
+        """Return n documents, without BOS: see SampleRequest. Fast if all models are native."""
+        if not self.is_native:
+            return sample_one_by_one(self, SampleRequest(n, temperature, seed, bos, first))
 
-    def drawn(self, u: Callable[[int], float], prefix: Sequence[int]) -> GivenModel:
+        def make(
+            gpt: NativeEngine, numbers: array[int], parts: Sequence[SamplePart]
+        ) -> tuple[PackedBatch, array[float]]:
+            found = gpt.sample(
+                *(len(numbers), temperature, seed, bos),
+                parts=parts,
+                num_choices=self.config.vocab_size,
+                numbers=numbers,
+            )
+            return found, zeros(len(numbers))
+
+        return self.in_groups(n, seed, first, make)[0]
+
+    def in_groups(
+        self, n: int, seed: int, first: int, make: MakeGroup
+    ) -> tuple[PackedBatch, array[float]]:
+        """Return n documents and their weights, those of the same classes made together.
+
+        make: makes the samples of these numbers.
+        """
+        groups: dict[tuple[int, ...], array[int]] = {}
+        for number, classes in enumerate(self.drawn_classes(n, seed, first), first):
+            groups.setdefault(classes, array("q")).append(number)
+        made: list[tuple[PackedBatch, array[float]]] = []
+        places = array("q", bytes(8 * n))  # of each document among those made
+        place = 0
+        for drawn, numbers in groups.items():
+            models = [classes[i][1] for i, (_, classes) in zip(drawn, self.parts, strict=True)]
+            shares = [share for share, _ in self.parts]
+            parts = [m.sample_part(share) for m, share in zip(models, shares, strict=True)]
+            gpt = models[0].gpt
+            assert isinstance(gpt, NativeEngine)
+            made.append(make(gpt, numbers, parts))
+            for number in numbers:
+                places[number - first] = place
+                place += 1
+        if len(made) == 1:
+            return made[0]
+        documents = pack_sequences(chain.from_iterable(batch for batch, _ in made))
+        weights = array("d", chain.from_iterable(weights for _, weights in made))
+        return documents.select(places), array("d", map(weights.__getitem__, places))
+
+    def drawn_classes(self, n: int, seed: int, first: int) -> Iterable[tuple[int, ...]]:
+        """Yield the number of the class in each part, for each of n samples: see `drawn`."""
+        found = []
+        for number, (_, classes) in enumerate(self.parts):
+            if len(classes) == 1:
+                found.append([0] * n)
+                continue
+            running = list(accumulate(share for share, _ in classes))
+            draws = uniforms(seed, first, n, self.draw_of(number))
+            found.append([class_at(running, u) for u in draws])
+        return zip(*found, strict=True)
+
+    def draw_of(self, number: int) -> int:
+        """Return the position of the random number that decides the class of a part.
+
+        That at block_size decides whether a candidate is kept.
+        """
+        return self.config.block_size + 1 + number
+
+    def drawn(self, u: Callable[[int], float]) -> GivenModel:
         """Return the model with one class drawn for each part. Samples follow the same mixture.
 
-        Args:
-            u: the random number of a position. Positions after the last token decide here.
-            prefix: BOS and the tokens that the sample must begin with.
+        u: the random number of a position.
         """
         parts: list[Part] = []
         for number, (share, classes) in enumerate(self.parts):
             if len(classes) > 1:
-                weights = self.posterior(number, tuple(prefix))
-                passed = u(self.config.block_size + number) * math.fsum(weights)
-                chosen = len(classes) - 1
-                for place, weight in enumerate(weights):
-                    passed -= weight
-                    if passed < 0:
-                        chosen = place
-                        break
+                running = list(accumulate(share for share, _ in classes))
+                chosen = class_at(running, u(self.draw_of(number)))
                 classes = ((1.0, classes[chosen][1]),)
             parts.append((share, classes))
         return replace(self, parts=tuple(parts))
-
-    def posterior(self, number: int, prefix: tuple[int, ...]) -> list[float]:
-        """Return the shares of the classes of a part, for entries that begin with a prefix."""
-        if (number, prefix) not in self._posteriors:
-            classes = self.parts[number][1]
-            weights = [share for share, _ in classes]
-            if len(prefix) > 1:
-                batch = pack_sequences([prefix])
-                logs = [math.log(p) + math.fsum(m.logprobs(batch)) for p, m in classes]
-                weights = [math.exp(x - max(logs)) for x in logs]
-            self._posteriors[number, prefix] = weights
-        return self._posteriors[number, prefix]
-
-    @cached_property
-    def _posteriors(self) -> dict[tuple[int, tuple[int, ...]], list[float]]:
-        return {}
 
     def logprobs(self, batch: PackedBatch) -> array[float]:
         """Return log p of every target in nats, document by document."""
@@ -260,28 +355,76 @@ class GivenDecoder:
 
     def __init__(self, model: GivenModel) -> None:
         self.shares = [share for share, _ in model.parts]
-        self.decoders: list[list[Decoder]] = [
-            [each.decoder() for _, each in classes] for _, classes in model.parts
-        ]
         self.logs = [[math.log(share) for share, _ in classes] for _, classes in model.parts]
-        self.found: list[list[Sequence[float]]] = []  # log p of each token by each class
+        models = [each for _, classes in model.parts for _, each in classes]
+        self.readers = NativeReaders(models) if model.is_native else ClassReaders(models)
+        self.found: list[list[Sequence[float]]] = []  # p of each token by each class
 
     def push(self, token: int) -> Sequence[float]:
         """Return log p (V,) of the token after this one."""
         if self.found:
             for logs, found in zip(self.logs, self.found, strict=True):
-                logs[:] = [log + each[token] for log, each in zip(logs, found, strict=True)]
-        self.found = [[each.push(token) for each in decoders] for decoders in self.decoders]
-        if len(self.decoders) == 1 and len(self.decoders[0]) == 1:
-            return self.found[0][0]
-        mixed = [0.0] * len(self.found[0][0])
-        for share, logs, found in zip(self.shares, self.logs, self.found, strict=True):
-            base = log_sum_exp(logs)
-            for log, logprobs in zip(logs, found, strict=True):
-                weight = share * math.exp(log - base)
-                for place, logprob in enumerate(logprobs):
-                    mixed[place] += weight * math.exp(logprob)
+                after = [math.log(max(p[token], MIN_P)) for p in found]
+                logs[:] = [log + x for log, x in zip(logs, after, strict=True)]
+        rows = iter(self.readers.push(token))
+        self.found = [list(islice(rows, len(logs))) for logs in self.logs]
+        mixed = self.found[0][0]
+        if len(self.found) > 1 or len(self.found[0]) > 1:
+            mixed = [0.0] * len(mixed)
+            for share, logs, found in zip(self.shares, self.logs, self.found, strict=True):
+                base = log_sum_exp(logs)
+                for log, probabilities in zip(logs, found, strict=True):
+                    weight = share * math.exp(log - base)
+                    mixed = [x + weight * p for x, p in zip(mixed, probabilities, strict=True)]
         return [math.log(max(p, MIN_P)) for p in mixed]
+
+
+class ClassReaders:
+    """The decoders of several classes, which read the same entry."""
+
+    def __init__(self, models: Sequence[ClassModel]) -> None:
+        self.decoders = [model.decoder() for model in models]
+
+    def push(self, token: int) -> list[Sequence[float]]:
+        """Return p (V,) of the token after this one, for each class."""
+        return [list(map(math.exp, decoder.push(token))) for decoder in self.decoders]
+
+
+class NativeReaders:
+    """The same for native classes, whose GPT reads the entry for all of them at a time."""
+
+    def __init__(self, models: Sequence[ClassModel]) -> None:
+        self.vocab_size = models[0].config.vocab_size
+        self.starts = [model.before for model in models]
+        self.steps = [list(model.mixing()) for model in models]
+        gpt = models[0].gpt
+        assert isinstance(gpt, NativeEngine)
+        self.gpt = gpt.branches()
+        self.num_read = 0  # nodes of `gpt`
+        self.tokens = array("i")
+
+    def push(self, token: int) -> list[Sequence[float]]:
+        """Return p (V,) of the token after this one, for each class."""
+        if self.tokens:
+            rows = self.read([token] * len(self.starts))
+        else:
+            for values in zip(*self.starts, strict=True):
+                rows = self.read(values)
+        self.tokens.append(token)
+        found: list[Sequence[float]] = []
+        for row, steps in zip(rows, self.steps, strict=True):
+            p = row[: self.vocab_size]
+            for ngram, weight in steps:
+                p = ngram.mix_probabilities(p, self.tokens, weight)
+            found.append(p)
+        return found
+
+    def read(self, tokens: Sequence[int]) -> list[array[float]]:
+        """Let each class read its token."""
+        first = self.num_read - len(tokens)
+        parents = range(first, first + len(tokens)) if self.num_read else [-1] * len(tokens)
+        self.num_read += len(tokens)
+        return self.gpt.push(parents, tokens)
 
 
 # ---- all classes of a table

@@ -30,6 +30,7 @@ from kamon.engines.native import GuideArrays, NativeEngine
 from kamon.engines.philox import uniform, uniforms
 from kamon.generation.automaton import AnyAutomaton, TooLarge
 from kamon.generation.blend import BlendedModel
+from kamon.generation.given import GivenModel
 from kamon.generation.sampling import (
     LanguageModel,
     PrefixCache,
@@ -440,18 +441,24 @@ def guided_documents(
     Args:
         contexts: learns from the candidates.
     """
-    gpt, ngram, weight = model, None, 1.0
-    if isinstance(model, BlendedModel) and model.table:
-        gpt, ngram, weight = model.gpt, model.table, model.weight
-    if isinstance(gpt, NativeEngine) and not (request.prompt_tokens or request.excluded):
-        return gpt.sample_guided(
-            *(request.n, request.temperature, request.seed, request.first),
-            *(request.top_k, request.top_p),
-            *(guide.arrays, guide.chances),
-            counts=contexts.sums if contexts else None,
-            ngram=ngram,
-            weight=weight,
-        )
+    if not (request.prompt_tokens or request.excluded):
+        limits = request.top_k, request.top_p
+        seeded = request.temperature, request.seed, request.first, *limits
+        guided = *seeded, guide.arrays, guide.chances
+        counts = contexts.sums if contexts else None
+        if isinstance(model, NativeEngine):
+            return model.sample_guided(request.n, *guided, counts=counts)
+        if isinstance(model, BlendedModel) and model.is_native:
+            assert isinstance(model.gpt, NativeEngine)
+            parts = [model.part(request.bos)]
+            return model.gpt.sample_guided(request.n, *guided, counts=counts, parts=parts)
+        if isinstance(model, GivenModel) and model.is_native:
+            return model.in_groups(
+                *(request.n, request.seed, request.first),
+                lambda gpt, numbers, parts: gpt.sample_guided(
+                    len(numbers), *guided, counts=counts, parts=parts, numbers=numbers
+                ),
+            )
     documents, weights = [], array("d")
     for number in range(request.first, request.first + request.n):
         document, weight = guided_document(model, request, guide, number, contexts)

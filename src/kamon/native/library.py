@@ -36,18 +36,17 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "sample": (
         c_int,
-        [c_void_p]
-        + [c_int64] * 2
-        + [c_double, c_uint64, c_int, c_void_p, c_double]
-        + [c_void_p] * 3,
+        [c_void_p] * 2 + [c_int64, c_double, c_uint64] + [c_int] * 4 + [c_void_p] * 7,
     ),
     "smooth": (c_int, [c_int, c_int64] + [c_void_p] * 2 + [c_double] + [c_void_p] * 2),
     "look_ahead": (c_int, [c_int] * 3 + [c_int64] + [c_void_p] * 6 + [c_int64] + [c_void_p] * 2),
     "sample_guided": (
         c_int,
-        [c_void_p]
-        + [c_int64] * 2
-        + [c_double, c_uint64, c_int, c_double, c_void_p, c_double]
+        [c_void_p] * 2
+        + [c_int64, c_double, c_uint64]
+        + [c_int, c_double]
+        + [c_int] * 2
+        + [c_void_p] * 4
         + [c_int] * 3
         + [c_int64]
         + [c_void_p] * 6

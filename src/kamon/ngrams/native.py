@@ -12,11 +12,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from kamon.config import Config
 from kamon.engines import native
 from kamon.engines.batch import PackedBatch
-from kamon.engines.native import NgramArrays
+from kamon.engines.native import NativeEngine, NgramArrays, NgramTable
 from kamon.native import library
 from kamon.native.library import WRONG_OFFSETS, address, raise_for
 from kamon.ngrams.reference import (
@@ -98,6 +99,21 @@ class NativeNgram:
         )
         check_documents(error, self.counts.vocab_size)
         return row
+
+    def table(self, engine: NativeEngine) -> NgramTable:
+        """Return the n-gram in the memory of the engine's library, made once for each library."""
+        found = self._tables.get(id(engine.call))
+        if found is None:
+            found = NgramTable(engine, self.arrays(), self.counts.vocab_size)
+            self._tables[id(engine.call)] = found
+        return found
+
+    @cached_property
+    def _tables(self) -> dict[int, NgramTable]:
+        return {}
+
+    def __reduce__(self) -> tuple[type[NativeNgram], tuple[Config, int, Counts]]:
+        return NativeNgram, (self.config, self.order, self.counts)  # a table cannot be copied
 
     def arrays(self) -> NgramArrays:
         """Return a copy of the n-gram as arrays, for `kamon.engines.native.NgramTable`."""

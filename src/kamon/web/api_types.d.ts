@@ -123,6 +123,7 @@ export interface CompleteBody {
   model: string;
   prefix?: string;
   n?: number;
+  given?: Record<string, string | Record<string, number>> | null;
 }
 
 export interface CompletionFound {
@@ -606,4 +607,5 @@ export interface WordsBody {
   text?: string;
   n?: number;
   among?: string[];
+  given?: Record<string, string | Record<string, number>> | null;
 }

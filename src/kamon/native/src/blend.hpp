@@ -1,4 +1,4 @@
-// A mixture of the GPT with an n-gram: p = weight · GPT + (1 − weight) · n-gram.
+// A mixture of the GPT with n-grams: p = weight · GPT + Σ weight · n-gram.
 //
 // The current context is the longest known one at the end of the document so far. The next token
 // leads to the context with this token added, if it is known. If not, the search continues with the
@@ -108,49 +108,75 @@ class NgramTable {
   }
 };
 
-// Mixes the n-gram into the logits of a sampler. Each lane has its own context.
+// An n-gram of a blend and its weight.
+struct WeightedTable {
+  const NgramTable* table;
+  double weight;
+};
+
+// Mixes n-grams into the logits of a sampler. Each lane has its own contexts. Of the tokens that the
+// GPT knows, those after the first `vocab_size` are not chosen.
 class Mixer {
  public:
-  Mixer(const NgramTable& table_, double weight_)
-      : table(table_), weight(Real(weight_)), rest(Real(1 - weight_)) {
-    shares.resize(size_t(table.vocab_size) * NUM_LANES);
+  Mixer(int gpt_vocab_, int vocab_size_, double weight_, const std::vector<WeightedTable>& tables_)
+      : gpt_vocab(gpt_vocab_), vocab_size(vocab_size_), weight(Real(weight_)) {
+    for (const WeightedTable& each : tables_) ngrams.push_back({each.table, Real(each.weight)});
+    shares.resize(size_t(vocab_size) * NUM_LANES);
   }
 
-  void begin(int lane, int32_t bos) { contexts[lane] = table.next(0, bos); }
+  void begin(int lane, int32_t bos) {
+    for (Ngram& ngram : ngrams) ngram.contexts[lane] = ngram.table->next(0, bos);
+  }
   void read(int lane, int32_t token) {
-    contexts[lane] = table.next(contexts[lane], token);
-    table.prefetch(contexts[lane]);
+    for (Ngram& ngram : ngrams) {
+      ngram.contexts[lane] = ngram.table->next(ngram.contexts[lane], token);
+      ngram.table->prefetch(ngram.contexts[lane]);
+    }
   }
 
-  // Turns logits into the logarithms of the mixture. If one is too small for a Real, it becomes the
-  // smallest Real.
+  // Turns logits into the probabilities of the mixture.
   void mix(Real* logits) {
-    const int vocab_size = table.vocab_size;
+    Real largest[NUM_LANES], total[NUM_LANES];
     std::memset(shares.data, 0, sizeof(Real) * shares.size);
-    Real left[NUM_LANES], largest[NUM_LANES], total[NUM_LANES];
-    prefetch();
-    softmax(logits, vocab_size, largest, total, {NUM_LANES, NUM_LANES});
-    for (int lane = 0; lane < NUM_LANES; lane++) left[lane] = add_shares(lane);
-    const Vec smallest = splat(std::numeric_limits<Real>::min());
+    for (const Ngram& ngram : ngrams) prefetch(ngram);
+    softmax(logits, gpt_vocab, largest, total, {NUM_LANES, NUM_LANES});
+    for (Ngram& ngram : ngrams)
+      for (int lane = 0; lane < NUM_LANES; lane++) ngram.left[lane] = add_shares(ngram, lane);
     for (int o = 0; o < vocab_size; o++)
       for (int j = 0; j < NUM_LANES; j += L) {
         const ptrdiff_t place = ptrdiff_t(o) * NUM_LANES + j;
-        const Vec ngram = load(shares.data + place) + load(left + j) * table.unigram[size_t(o)];
-        store(logits + place, logarithm(vmax(load(logits + place) * weight + ngram, smallest)));
+        Vec p = load(shares.data + place);
+        for (const Ngram& ngram : ngrams)
+          p += load(ngram.left + j) * ngram.table->unigram[size_t(o)];
+        store(logits + place, load(logits + place) * weight + p);
       }
   }
 
+  // Turns probabilities into their logarithms. If one is too small for a Real, it becomes the
+  // smallest Real.
+  static void take_logarithms(Real* p, ptrdiff_t count) {
+    const Vec smallest = splat(std::numeric_limits<Real>::min());
+    for (ptrdiff_t i = 0; i < count; i += L) store(p + i, logarithm(vmax(load(p + i), smallest)));
+  }
+
  private:
-  const NgramTable& table;
-  const Real weight, rest;
-  int32_t contexts[NUM_LANES] = {};
-  Buffer shares;  // [token][lane], of all contexts but the empty one
+  struct Ngram {
+    const NgramTable* table;
+    Real weight;
+    int32_t contexts[NUM_LANES] = {};
+    Real left[NUM_LANES] = {};  // the probability that leaves to the empty context
+  };
+  const int gpt_vocab, vocab_size;
+  const Real weight;  // of the GPT
+  std::vector<Ngram> ngrams;
+  Buffer shares;  // [token][lane], of all contexts but the empty ones
 
   // Prefetches all followers that `add_shares` reads. It goes through the lanes once per length, so
   // that the processor waits for the contexts of all lanes together.
-  void prefetch() const {
+  static void prefetch(const Ngram& ngram) {
+    const NgramTable& table = *ngram.table;
     int32_t left[NUM_LANES];
-    std::copy_n(contexts, NUM_LANES, left);
+    std::copy_n(ngram.contexts, NUM_LANES, left);
     for (bool any = true; any;) {
       any = false;
       for (int32_t& context : left) {
@@ -165,9 +191,10 @@ class Mixer {
 
   // Adds the shares of a lane's context and the shorter ones. Returns the probability that they
   // leave to the empty context.
-  Real add_shares(int lane) {
-    Real left = rest;
-    for (int32_t context = contexts[lane]; context; context = table[context].shorter) {
+  Real add_shares(const Ngram& ngram, int lane) {
+    const NgramTable& table = *ngram.table;
+    Real left = ngram.weight;
+    for (int32_t context = ngram.contexts[lane]; context; context = table[context].shorter) {
       for (const auto* f = table.begin(context); f < table.end(context); f++)
         shares.data[ptrdiff_t(f->token) * NUM_LANES + lane] += left * f->share;
       left *= table[context].kept;

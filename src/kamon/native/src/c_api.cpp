@@ -190,33 +190,56 @@ API(int64_t, kamon_train)(void* handle, const int32_t* tokens, int64_t num_token
   return result;
 }
 
-// Samples documents first … first + n − 1. tokens: room for n · block_size, of which it uses
-// offsets[n]. offsets: n + 1. table: an n-gram to mix with the GPT, or null for only the GPT.
-// weight: that of the GPT.
-API(int, kamon_sample)(void* handle, int64_t first, int64_t n, double temperature, uint64_t seed,
-                       int bos, const void* table, double weight, int32_t* tokens, int64_t* offsets,
+// Adds the parts of a mixture to what samples need: see kamon_sample. Returns an Error.
+int read_parts(const Engine& engine, int num_parts, const int32_t* starts, const double* weights,
+               const int32_t* num_tables, const void* const* tables, SampleParams& params) {
+  const Shape& shape = engine.shape;
+  if (params.bos < 0 || params.bos >= params.num_choices) return Error::token;
+  if (params.num_choices > shape.vocab_size || num_parts < 1) return Error::sizes;
+  if (params.start_size < 1 || params.start_size > shape.block_size) return Error::length;
+  for (int i = 0; i < num_parts * params.start_size; i++)
+    if (starts[i] < 0 || starts[i] >= shape.vocab_size) return Error::token;
+  for (int i = 0; i < num_parts; i++, starts += params.start_size) {
+    SamplePart part{weights[0], weights[1], starts, {}};
+    weights += 2;
+    for (int j = 0; j < num_tables[i]; j++) {
+      const NgramTable* table = static_cast<const NgramTable*>(*tables++);
+      if (table->vocab_size != params.num_choices) return Error::sizes;
+      part.tables.push_back({table, *weights++});
+    }
+    params.parts.push_back(std::move(part));
+  }
+  return Error::none;
+}
+
+// Samples n documents. numbers: those of each document among the random draws. tokens: room for
+// n · block_size, of which it uses offsets[n]. offsets: n + 1. num_choices: the tokens after these
+// are never chosen. The parts of a mixture have `start_size` tokens of `starts` each. weights: for
+// each part, its share, the weight of the GPT, and those of its n-grams, which are in `tables`.
+API(int, kamon_sample)(void* handle, const int64_t* numbers, int64_t n, double temperature,
+                       uint64_t seed, int bos, int num_choices, int num_parts, int start_size,
+                       const int32_t* starts, const double* part_weights, const int32_t* num_tables,
+                       const void* const* tables, int32_t* tokens, int64_t* offsets,
                        const int32_t* stop) {
   Engine& engine = as_engine(handle);
-  const NgramTable* ngram = static_cast<const NgramTable*>(table);
   const StopFlag stop_flag{stop};
   return error_of([&] {
-    if (bos < 0 || bos >= engine.shape.vocab_size) return Error::token;
-    if (ngram && ngram->vocab_size != engine.shape.vocab_size) return Error::sizes;
+    SampleParams params{numbers, temperature, seed, bos, num_choices, start_size, {}};
+    const int error =
+        read_parts(engine, num_parts, starts, part_weights, num_tables, tables, params);
+    if (error) return error;
     const int block_size = engine.shape.block_size;
     int64_t* lengths = offsets + 1;
-    const SampleParams params{first, temperature, seed, bos};
     constexpr int64_t PIECE = 64 * NUM_LANES;
     engine.run(int((n + PIECE - 1) / PIECE), [&](int piece, int thread) {
       FlushToZero flush;
-      Sampler sampler(engine.model(), *engine.workspaces[thread]);
-      std::optional<Mixer> mixer;
-      if (ngram) mixer.emplace(*ngram, weight);
+      Mixture mixture(engine.model(), *engine.workspaces[thread], params);
       const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
-      sample_documents(sampler, mixer ? &*mixer : nullptr, params, rows, stop_flag);
+      sample_documents(mixture, params, rows, stop_flag);
     });
-    if (stop_flag()) return Error::stopped;
+    if (stop_flag()) return int(Error::stopped);
     close_gaps(n, block_size, tokens, offsets);
-    return Error::none;
+    return int(Error::none);
   });
 }
 
@@ -244,46 +267,45 @@ API(int, kamon_look_ahead)(int vocab_size, int bos, int room, int64_t num_nodes,
 
 // Samples like kamon_sample, under conditions: see GuideArrays and kamon_look_ahead. weights: n.
 // top_k, top_p, counts: see Guide.
-API(int, kamon_sample_guided)(void* handle, int64_t first, int64_t n, double temperature,
-                              uint64_t seed, int top_k, double top_p, const void* table,
-                              double weight, int vocab_size, int bos, int room, int64_t num_nodes, const int32_t* positions,
+API(int, kamon_sample_guided)(void* handle, const int64_t* numbers, int64_t n, double temperature,
+                              uint64_t seed, int top_k, double top_p, int num_parts,
+                              int start_size, const int32_t* starts, const double* part_weights,
+                              const int32_t* num_tables, const void* const* tables, int vocab_size,
+                              int bos, int room, int64_t num_nodes, const int32_t* positions,
                               const int32_t* next, const uint8_t* ends,
                               const int64_t* first_contexts, const int32_t* after,
                               const int64_t* begins, int64_t num_chances, const double* chances,
                               double* counts, double* weights, int32_t* tokens, int64_t* offsets,
                               const int32_t* stop) {
   Engine& engine = as_engine(handle);
-  const NgramTable* ngram = static_cast<const NgramTable*>(table);
   const StopFlag stop_flag{stop};
   return error_of([&] {
-    if (vocab_size != engine.shape.vocab_size || room > engine.shape.block_size)
-      return Error::sizes;
-    if (ngram && ngram->vocab_size != vocab_size) return Error::sizes;
+    SampleParams params{numbers, temperature, seed, bos, vocab_size, start_size, {}};
+    const int error =
+        read_parts(engine, num_parts, starts, part_weights, num_tables, tables, params);
+    if (error) return error;
+    if (room > engine.shape.block_size - start_size + 1) return int(Error::sizes);
     const GuideArrays arrays{vocab_size, bos,  room,           num_nodes, positions,
                              next,       ends, first_contexts, after,     begins};
-    if (!arrays.is_sound(num_chances)) return Error::index;
+    if (!arrays.is_sound(num_chances)) return int(Error::index);
     const int block_size = engine.shape.block_size;
     int64_t* lengths = offsets + 1;
-    const SampleParams params{first, temperature, seed, bos};
     constexpr int64_t PIECE = 64 * NUM_LANES;
     const int num_pieces = int((n + PIECE - 1) / PIECE);
     const size_t num_counts = counts ? size_t(first_contexts[room + 1]) * size_t(vocab_size) : 0;
     std::vector<double> of_pieces(num_counts * size_t(num_pieces));  // added up in order
     engine.run(num_pieces, [&](int piece, int thread) {
       FlushToZero flush;
-      Sampler sampler(engine.model(), *engine.workspaces[thread]);
-      std::optional<Mixer> mixer;
-      if (ngram) mixer.emplace(*ngram, weight);
+      Mixture mixture(engine.model(), *engine.workspaces[thread], params);
       double* own = counts ? of_pieces.data() + num_counts * size_t(piece) : nullptr;
       Guide guide(arrays, chances, own, top_k, top_p);
       const SampleRows rows{piece * PIECE, std::min(n, (piece + 1) * PIECE), tokens, lengths};
-      GuidedSampling(sampler, mixer ? &*mixer : nullptr, guide, params, rows, weights)
-          .run(stop_flag);
+      GuidedSampling(mixture, guide, params, rows, weights).run(stop_flag);
     });
-    if (stop_flag()) return Error::stopped;
+    if (stop_flag()) return int(Error::stopped);
     for (size_t i = 0; i < of_pieces.size(); i++) counts[i % num_counts] += of_pieces[i];
     close_gaps(n, block_size, tokens, offsets);
-    return Error::none;
+    return int(Error::none);
   });
 }
 

@@ -1,10 +1,12 @@
 // Sampling: one document in each lane, each at its own position.
 //
-// When the document of a lane has ended, the lane takes the next one. All documents begin with BOS.
-// The first round reads it once for all of them, and keeps its keys and values. Those of the other
-// rounds go into a ring of the last block_size − 1 rounds. A lane attends only to the rounds since
-// its document began.
+// When the document of a lane has ended, the lane takes the next one. All documents have the same
+// start: BOS, or the tokens of given values. The first rounds read it once for all of them, and keep
+// its keys and values. Those of the other rounds go into a ring. A lane attends only to the start and
+// the rounds since its document began.
 #pragma once
+
+#include <memory>
 
 #include "blend.hpp"
 #include "lookahead.hpp"
@@ -19,7 +21,9 @@ class Sampler {
   int position[NUM_LANES];  // of the token that a lane reads next, or −1 in an idle lane
   int input[NUM_LANES];
 
-  Sampler(const Model& model_, Workspace& workspace_) : model(model_), workspace(workspace_) {
+  // start_size_: the tokens of the start.
+  Sampler(const Model& model_, Workspace& workspace_, int start_size_ = 1)
+      : model(model_), workspace(workspace_), start_size(start_size_) {
     std::fill_n(position, NUM_LANES, -1);
     std::fill_n(input, NUM_LANES, 0);
     workspace.fit(shape, NUM_LANES, 1);
@@ -32,18 +36,15 @@ class Sampler {
     slot.assign(max_keys, 0);
   }
 
-  // Every lane reads its input. Then `logit` has the logits of the token after it.
+  // Every lane reads its input. Then `logit` has the logits of the token after it. The first calls
+  // read the start.
   void push() { read(start_round()); }
 
   // Does the same for lanes that are all at this position, with the keys of positions before it in
   // the slots of these numbers. Calls of `push` and `push_at` must not be mixed.
   void push_at(int place) {
     std::fill_n(position, NUM_LANES, place);
-    num_keys = round_up(place + 1, BLOCK);
-    for (int n = 0; n < num_keys; n++) {
-      age[n] = n - 1;
-      slot[n] = std::min(n, shape.block_size - 1);
-    }
+    see_up_to(place);
     read(place);
   }
 
@@ -58,7 +59,9 @@ class Sampler {
 
   int block_size() const { return shape.block_size; }
 
-  ptrdiff_t num_logits() const { return ptrdiff_t(shape.vocab_size) * NUM_LANES; }
+  // The tokens after the first `num_choices` are never chosen.
+  void limit(int num_choices_) { num_choices = num_choices_; }
+  ptrdiff_t num_logits() const { return ptrdiff_t(num_choices) * NUM_LANES; }
 
   // After `push`: [token][lane].
   Real* logits() { return workspace.logits.data; }
@@ -73,11 +76,11 @@ class Sampler {
     for (int j = 0; j < NUM_LANES; j += L) {
       Real* logits = workspace.logits.data + j;
       Vec top = load(logits);
-      for (int o = 1; o < shape.vocab_size; o++)
+      for (int o = 1; o < num_choices; o++)
         top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
       const bool greedy = scale > 1e6 && near_greedy(logits, scale);
       Vec total = {};
-      for (int o = 0; o < shape.vocab_size; o++) {
+      for (int o = 0; o < num_choices; o++) {
         Real* row = logits + ptrdiff_t(o) * NUM_LANES;
         const Vec logit = load(row);
         if (greedy)
@@ -96,11 +99,11 @@ class Sampler {
     for (int j = 0; j < NUM_LANES; j += L) {
       Real* logits = workspace.logits.data + j;
       Vec top = load(logits);
-      for (int o = 1; o < shape.vocab_size; o++)
+      for (int o = 1; o < num_choices; o++)
         top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
       const bool greedy = scale > 1e6 && near_greedy(logits, scale);
       Vec total = {};
-      for (int o = 0; o < shape.vocab_size; o++) {
+      for (int o = 0; o < num_choices; o++) {
         Real* row = logits + ptrdiff_t(o) * NUM_LANES;
         const Vec logit = load(row);
         Vec p;
@@ -119,11 +122,11 @@ class Sampler {
   // draw of each lane.
   void choose(const Real* u, int* tokens) const {
     const Real* sums = workspace.logits.data;
-    const Real* totals = sums + ptrdiff_t(shape.vocab_size - 1) * NUM_LANES;
+    const Real* totals = sums + ptrdiff_t(num_choices - 1) * NUM_LANES;
     for (int j = 0; j < NUM_LANES; j += L) {
       const Vec mark = load(u + j) * load(totals + j);
       IntVec token = {};
-      for (int o = 0; o < shape.vocab_size - 1; o++)  // count the sums up to the mark
+      for (int o = 0; o < num_choices - 1; o++)  // count the sums up to the mark
         token += (load(sums + ptrdiff_t(o) * NUM_LANES + j) <= mark) ? IntVec{} + 1 : IntVec{};
       for (int l = 0; l < L; l++) tokens[j + l] = int(token[l]);
     }
@@ -136,9 +139,12 @@ class Sampler {
   const ParamLayout& layout = model.layout;
   Buffer keys, values;  // [layer][slot][feature][lane]
   Buffer probs;
-  std::vector<int> age, slot;  // of each key: rounds since it was made (−1: the first), its slot
+  const int start_size;
+  int num_choices = shape.vocab_size;
+  std::vector<int> age, slot;  // of each key: rounds since it was made (less than 0: the start), its slot
   int num_keys = 0;
-  int64_t round = 0;
+  int num_started = 0;  // tokens of the start that were read
+  int64_t round = 0;    // since the start
 
   // Reads the inputs. Their keys and values go into slot `now`.
   void read(int now) {
@@ -193,25 +199,40 @@ class Sampler {
     }
   }
 
-  // Finds the keys that a lane may attend to, the oldest first. After the first, some may be too
+  // Finds the keys that a lane may attend to, the oldest first. After the start, some may be too
   // old for all lanes. Returns the slot of this round.
   int start_round() {
-    const int depth = 1 + std::max(0, *std::max_element(position, position + NUM_LANES));
-    const int ring = shape.block_size - 1;
-    num_keys = round_up(depth, BLOCK);
-    const auto slot_of = [&](int64_t number) { return ring ? 1 + int(number % ring) : 0; };
-    for (int n = 1; n < num_keys; n++) {
-      age[n] = num_keys - 1 - n;
-      slot[n] = slot_of(round - 1 + (ring ? ring - age[n] % ring : 0));
+    if (num_started < start_size) {
+      see_up_to(num_started);
+      return num_started++;
     }
-    return round++ ? slot_of(round - 2) : 0;
+    const int depth = 1 + std::max(0, *std::max_element(position, position + NUM_LANES));
+    const int ring = shape.block_size - start_size;
+    num_keys = round_up(std::max(depth, start_size), BLOCK);
+    const auto slot_of = [&](int64_t number) {
+      return ring ? start_size + int(number % ring) : start_size - 1;
+    };
+    for (int n = start_size; n < num_keys; n++) {
+      age[n] = num_keys - 1 - n;
+      slot[n] = slot_of(round + (ring ? ring - age[n] % ring : 0));
+    }
+    return slot_of(round++);
+  }
+
+  // The keys of the positions up to this one are in the slots of these numbers.
+  void see_up_to(int place) {
+    num_keys = round_up(place + 1, BLOCK);
+    for (int n = 0; n < num_keys; n++) {
+      age[n] = n - start_size;
+      slot[n] = std::min(n, shape.block_size - 1);
+    }
   }
 
   // Whether the temperature is so near to 0 that only the largest logit counts, or the first of
   // equal ones.
   bool near_greedy(const Real* logits, double scale) const {
     double size = 0;
-    for (int o = 0; o < shape.vocab_size; o++)
+    for (int o = 0; o < num_choices; o++)
       for (int l = 0; l < L; l++)
         size = std::max(size, std::fabs(double(logits[ptrdiff_t(o) * NUM_LANES + l])));
     return !std::isfinite(scale * size);
@@ -233,7 +254,8 @@ class Sampler {
     const Vec masked = splat(-std::numeric_limits<Real>::infinity());
     const size_t row = size_t(shape.n_embd) * NUM_LANES;
     IntVec reach;  // a lane attends to keys with a lower age
-    for (int l = 0; l < L; l++) reach[l] = Int(std::max(0, positions[l]));
+    for (int l = 0; l < L; l++)
+      reach[l] = Int(positions[l] < 0 ? 0 : positions[l] + 1 - start_size);
     Vec largest = masked;
     for (int key = 0; key < num_keys; key += BLOCK) {
       const Real* k[BLOCK];
@@ -280,11 +302,105 @@ class Sampler {
   }
 };
 
+// One model of a mixture: the GPT after the tokens of a start, blended with n-grams.
+struct SamplePart {
+  double share, weight;  // of the part, and of the GPT in the blend
+  const int32_t* start;
+  std::vector<WeightedTable> tables;
+};
+
 struct SampleParams {
-  int64_t first_doc;  // document i uses the random draws of number first_doc + i
+  const int64_t* numbers;  // of each document: its number among the random draws
   double temperature;
   uint64_t seed;
   int bos;
+  int num_choices;  // tokens after the first ones are never chosen
+  int start_size;   // tokens of each start
+  std::vector<SamplePart> parts;
+};
+
+// The models of a mixture, which read the same documents. Each token is sampled from the mean of
+// their probabilities, weighted by their shares.
+class Mixture {
+ public:
+  Mixture(const Model& model, Workspace& workspace, const SampleParams& params_)
+      : params(params_), plain(is_plain(params_)) {
+    for (const SamplePart& part : params.parts) {
+      samplers.push_back(std::make_unique<Sampler>(model, workspace, params.start_size));
+      samplers.back()->limit(params.num_choices);
+      if (!plain)
+        mixers.push_back(std::make_unique<Mixer>(model.shape.vocab_size, params.num_choices,
+                                                 part.weight, part.tables));
+    }
+    if (samplers.size() > 1) mean.resize(size_t(lead().num_logits()));
+  }
+
+  // The one whose positions and inputs count, and which has the logits of the mixture.
+  Sampler& lead() { return *samplers[0]; }
+  int first_position() const { return params.start_size - 1; }
+
+  // Reads the start, once for all documents.
+  void read_start() {
+    for (int lane = 0; lane < NUM_LANES; lane++) begin(lane);
+    for (size_t i = 0; i < samplers.size(); i++) {
+      Sampler& sampler = *samplers[i];
+      for (int place = 0; place < params.start_size; place++) {
+        std::fill_n(sampler.position, NUM_LANES, place);
+        std::fill_n(sampler.input, NUM_LANES, params.parts[i].start[place]);
+        sampler.push();
+      }
+      add(i);
+    }
+    finish();
+  }
+
+  void push() {
+    for (size_t i = 0; i < samplers.size(); i++) {
+      if (i) {
+        std::copy_n(lead().position, NUM_LANES, samplers[i]->position);
+        std::copy_n(lead().input, NUM_LANES, samplers[i]->input);
+      }
+      samplers[i]->push();
+      add(i);
+    }
+    finish();
+  }
+
+  void begin(int lane) {
+    for (const auto& mixer : mixers) mixer->begin(lane, params.bos);
+  }
+  void read(int lane, int token) {
+    for (const auto& mixer : mixers) mixer->read(lane, token);
+  }
+
+ private:
+  const SampleParams& params;
+  const bool plain;  // only a GPT, whose logits are enough
+  std::vector<std::unique_ptr<Sampler>> samplers;
+  std::vector<std::unique_ptr<Mixer>> mixers;
+  Buffer mean;
+
+  static bool is_plain(const SampleParams& params) {
+    return params.parts.size() == 1 && params.parts[0].tables.empty();
+  }
+
+  // Adds the probabilities of a part to their mean. The memory of the logits is that of all parts.
+  void add(size_t i) {
+    if (plain) return;
+    Real* p = samplers[i]->logits();
+    mixers[i]->mix(p);
+    if (samplers.size() == 1) return;
+    const Vec share = splat(Real(params.parts[i].share));
+    for (ptrdiff_t n = 0; n < lead().num_logits(); n += L)
+      store(mean.data + n, load(p + n) * share + (i ? load(mean.data + n) : Vec{}));
+  }
+
+  void finish() {
+    if (plain) return;
+    Real* p = lead().logits();
+    if (samplers.size() > 1) std::copy_n(mean.data, lead().num_logits(), p);
+    Mixer::take_logarithms(p, lead().num_logits());
+  }
 };
 
 // Documents first … last − 1. Document i has block_size places in `tokens`, from i · block_size on.
@@ -295,7 +411,7 @@ struct SampleRows {
   int64_t* lengths;
 };
 
-// Chooses the first token of each document from the sums after BOS, the same ones in every lane.
+// Chooses the first token of each document from the sums after the start, the same in every lane.
 inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams& params,
                                      const SampleRows& rows) {
   std::vector<int> tokens;
@@ -305,7 +421,7 @@ inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams&
     Real u[NUM_LANES];
     int chosen[NUM_LANES];
     for (int lane = 0; lane < NUM_LANES; lane++)
-      ids[lane] = uint64_t(params.first_doc + doc + lane);
+      ids[lane] = uint64_t(params.numbers[std::min(doc + lane, rows.last - 1)]);
     uniforms<NUM_LANES>(params.seed, ids, positions, u);
     sampler.choose(u, chosen);
     tokens.insert(tokens.end(), chosen, chosen + std::min<int64_t>(NUM_LANES, rows.last - doc));
@@ -313,30 +429,28 @@ inline std::vector<int> first_tokens(const Sampler& sampler, const SampleParams&
   return tokens;
 }
 
-// Samples documents. Ends early if `stop` asks for it. mixer: null for the GPT without an n-gram.
-inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams& params,
-                             const SampleRows& rows, const StopFlag& stop) {
+// Samples documents. Ends early if `stop` asks for it.
+inline void sample_documents(Mixture& mixture, const SampleParams& params, const SampleRows& rows,
+                             const StopFlag& stop) {
+  Sampler& sampler = mixture.lead();
   int64_t docs[NUM_LANES];  // the document of each lane, or −1 in an idle lane
   uint64_t ids[NUM_LANES], positions[NUM_LANES];
   int chosen[NUM_LANES];
   Real u[NUM_LANES];
-  const int block_size = sampler.block_size();
+  const int block_size = sampler.block_size(), first = mixture.first_position();
   int64_t next = rows.first, num_running = NUM_LANES;
   const auto advance = [&] {
-    sampler.push();
-    if (mixer) mixer->mix(sampler.logits());
+    mixture.push();
     sampler.accumulate(params.temperature);
   };
   const auto begin = [&](int lane) {
     docs[lane] = next < rows.last ? next++ : -1;
-    sampler.position[lane] = docs[lane] < 0 ? -1 : 0;
+    sampler.position[lane] = docs[lane] < 0 ? -1 : first;
     num_running -= docs[lane] < 0;
-    if (mixer) mixer->begin(lane, params.bos);
+    mixture.begin(lane);
   };
-  std::fill_n(sampler.position, NUM_LANES, 0);
-  std::fill_n(sampler.input, NUM_LANES, params.bos);
-  for (int lane = 0; lane < NUM_LANES && mixer; lane++) mixer->begin(lane, params.bos);
-  advance();
+  mixture.read_start();
+  sampler.accumulate(params.temperature);
   const std::vector<int> firsts = first_tokens(sampler, params, rows);
   // Gives a lane the next token of its document. If this document ends, the lane takes the next
   // ones until one of them continues.
@@ -344,15 +458,15 @@ inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams&
     int& position = sampler.position[lane];
     while (docs[lane] >= 0) {
       const int64_t doc = docs[lane];
-      if (position == 0) token = firsts[size_t(doc - rows.first)];
+      if (position == first) token = firsts[size_t(doc - rows.first)];
       const bool ends = token == params.bos;
-      if (!ends) rows.tokens[doc * block_size + position++] = token;
+      if (!ends) rows.tokens[doc * block_size + position++ - first] = token;
       if (!ends && position < block_size) {
         sampler.input[lane] = token;
-        if (mixer) mixer->read(lane, token);
+        mixture.read(lane, token);
         return;
       }
-      rows.lengths[doc] = position;
+      rows.lengths[doc] = position - first;
       begin(lane);
     }
   };
@@ -363,8 +477,8 @@ inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams&
   while (num_running && !stop()) {
     advance();
     for (int lane = 0; lane < NUM_LANES; lane++) {
-      ids[lane] = uint64_t(params.first_doc + docs[lane]);
-      positions[lane] = uint64_t(sampler.position[lane]);
+      ids[lane] = docs[lane] < 0 ? 0 : uint64_t(params.numbers[docs[lane]]);
+      positions[lane] = uint64_t(std::max(0, sampler.position[lane] - first));
     }
     uniforms<NUM_LANES>(params.seed, ids, positions, u);
     sampler.choose(u, chosen);
@@ -376,10 +490,11 @@ inline void sample_documents(Sampler& sampler, Mixer* mixer, const SampleParams&
 // document.
 class GuidedSampling {
  public:
-  GuidedSampling(Sampler& sampler_, Mixer* mixer_, Guide& guide_, const SampleParams& params_,
+  GuidedSampling(Mixture& mixture_, Guide& guide_, const SampleParams& params_,
                  const SampleRows& rows_, double* weights_)
-      : sampler(sampler_),
-        mixer(mixer_),
+      : mixture(mixture_),
+        sampler(mixture_.lead()),
+        start(mixture_.first_position()),
         guide(guide_),
         params(params_),
         rows(rows_),
@@ -387,13 +502,13 @@ class GuidedSampling {
         next(rows_.first) {}
 
   void run(const StopFlag& stop) {
-    read_bos();
+    read_start();
     for (int lane = 0; lane < NUM_LANES; lane++) begin(lane);
     while (num_running && !stop()) {
       advance();
       for (int lane = 0; lane < NUM_LANES; lane++) {
-        ids[lane] = uint64_t(params.first_doc + docs[lane]);
-        positions[lane] = uint64_t(sampler.position[lane]);
+        ids[lane] = docs[lane] < 0 ? 0 : uint64_t(params.numbers[docs[lane]]);
+        positions[lane] = uint64_t(std::max(0, sampler.position[lane] - start));
       }
       uniforms<NUM_LANES>(params.seed, ids, positions, u);
       for (int lane = 0; lane < NUM_LANES; lane++) {
@@ -405,8 +520,9 @@ class GuidedSampling {
   }
 
  private:
+  Mixture& mixture;
   Sampler& sampler;
-  Mixer* mixer;
+  const int start;  // the position of its last token
   Guide& guide;
   const SampleParams& params;
   const SampleRows& rows;
@@ -416,21 +532,17 @@ class GuidedSampling {
   uint64_t ids[NUM_LANES], positions[NUM_LANES];
   double u[NUM_LANES];
   Real totals[NUM_LANES];
-  std::vector<Real> first;  // p of each token after BOS, in all lanes
+  std::vector<Real> first;  // p of each first token, in all lanes
   Real first_total;
 
   void advance() {
-    sampler.push();
-    if (mixer) mixer->mix(sampler.logits());
+    mixture.push();
     sampler.exponentiate(params.temperature, totals);
   }
 
-  // BOS, which all documents begin with, is read once.
-  void read_bos() {
-    std::fill_n(sampler.position, NUM_LANES, 0);
-    std::fill_n(sampler.input, NUM_LANES, params.bos);
-    for (int lane = 0; lane < NUM_LANES && mixer; lane++) mixer->begin(lane, params.bos);
-    advance();
+  void read_start() {
+    mixture.read_start();
+    sampler.exponentiate(params.temperature, totals);
     first.assign(sampler.logits(), sampler.logits() + sampler.num_logits());
     first_total = totals[0];
   }
@@ -439,14 +551,14 @@ class GuidedSampling {
   void begin(int lane) {
     for (;;) {
       docs[lane] = next < rows.last ? next++ : -1;
-      sampler.position[lane] = docs[lane] < 0 ? -1 : 0;
+      sampler.position[lane] = docs[lane] < 0 ? -1 : start;
       if (docs[lane] < 0) {
         num_running--;
         return;
       }
-      if (mixer) mixer->begin(lane, params.bos);
+      mixture.begin(lane);
       guide.begin(lane);
-      const uint64_t id = uint64_t(params.first_doc + docs[lane]), position = 0;
+      const uint64_t id = uint64_t(params.numbers[docs[lane]]), position = 0;
       double draw;
       uniforms<1>(params.seed, &id, &position, &draw);
       guide.weigh(lane, first.data(), double(first_total));
@@ -461,14 +573,14 @@ class GuidedSampling {
     const bool stuck = !guide.can_follow(lane);
     const int token = stuck ? params.bos : guide.choose(lane, draw);
     if (token != params.bos) {
-      rows.tokens[doc * sampler.block_size() + position++] = token;
+      rows.tokens[doc * sampler.block_size() + position++ - start] = token;
       if (!guide.read(lane, token) && position < sampler.block_size()) {
         sampler.input[lane] = token;
-        if (mixer) mixer->read(lane, token);
+        mixture.read(lane, token);
         return true;
       }
     }
-    rows.lengths[doc] = position;
+    rows.lengths[doc] = position - start;
     weights[doc] = stuck ? 0 : guide.weight[lane];
     return false;
   }

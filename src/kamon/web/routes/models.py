@@ -207,9 +207,12 @@ class Samples(BaseModel):
 
 
 class CompleteBody(ApiModel):
+    """given: values of a model of a table, as for samples."""
+
     model: ModelId
     prefix: ShortText = ""
     n: Annotated[int, Field(ge=1, le=LIMITS.completions)] = 10
+    given: Given | None = None
 
 
 class CompletionFound(BaseModel):
@@ -226,12 +229,14 @@ class Completions(BaseModel):
 
 
 class WordsBody(ApiModel):
-    """text: with a gap `____`, or the beginning of a text. among: if given, only these words."""
+    """text: with a gap `____`, or the beginning of a text. among: if given, only these words.
+    given: values of a model of a table, as for samples."""
 
     model: ModelId
     text: ShortText = ""
     n: Annotated[int, Field(ge=1, le=LIMITS.completions)] = 10
     among: list[Annotated[str, Field(max_length=100)]] = Field(default=[], max_length=100)
+    given: Given | None = None
 
 
 class WordFound(BaseModel):
@@ -399,7 +404,7 @@ async def complete(body: CompleteBody, context: Context) -> Completions:
     """Return the most likely entries that begin with a prefix."""
 
     def search(model: Model, _entry: Entry, _stop: Stop) -> Completions:
-        result = completion.complete(model, body.prefix, body.n)
+        result = completion.complete(model, body.prefix, body.n, given=body.given)
         documents = [CompletionFound(**document._asdict()) for document in result.documents]
         return Completions(exact=result.num_exact, completions=documents)
 
@@ -412,9 +417,11 @@ async def words(body: WordsBody, context: Context) -> Words:
 
     def search(model: Model, _entry: Entry, _stop: Stop) -> Words:
         if completion.word_gap(body.text) or body.among:
-            result = completion.fill_words(model, body.text, body.n, among=body.among)
+            result = completion.fill_words(
+                model, body.text, body.n, among=body.among, given=body.given
+            )
         else:
-            result = completion.complete_words(model, body.text, body.n)
+            result = completion.complete_words(model, body.text, body.n, given=body.given)
         return Words(
             words=[WordFound(**word._asdict()) for word in result.words],
             found=result.num_found,

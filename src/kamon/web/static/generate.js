@@ -92,10 +92,12 @@ export async function show(context, model) {
   const dials = dialsOf(context, model, Number(config.temperature));
   const letters = new LetterPanel(context, model, dials, known);
   const batch = model.text ? null : new BatchPanel(context, model, dials, known);
+  const words = hasWords(model, known) ? new WordsPanel(context, model, dials, known) : null;
   dials.node.addEventListener("input", (event) => {
     dials.draw();
     letters.turned(/** @type {HTMLElement} */ (event.target));
     batch?.copy.refresh();
+    words?.copy.refresh();
   });
   append(
     root,
@@ -108,7 +110,7 @@ export async function show(context, model) {
     letters.node,
     batch && batch.node,
     Object.keys(model.given).length > 0 && classPanel(context, model),
-    hasWords(model, known) && new WordsPanel(context, model, known).node,
+    words && words.node,
     batch && keptPanel(context),
     !batch && h("p", {}, "This model was trained on one long text. To generate more of it, run `kamon sample`."),
   );

@@ -134,7 +134,9 @@ export class LetterPanel {
    */
   turned(by) {
     this.copy.refresh();
-    if (by instanceof HTMLInputElement && by.type === "text") this.go(this.prefix, this.ended).catch(() => {});
+    // A prompt or given values change what the model predicts, the other dials only what is shown.
+    const asks = by instanceof HTMLSelectElement || (by instanceof HTMLInputElement && by.type === "text");
+    if (asks) this.go(this.prefix, this.ended).catch(() => {});
     else if (!this.ended) this.drawChart();
   }
 

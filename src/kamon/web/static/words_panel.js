@@ -2,9 +2,10 @@
 
 import * as api from "./api.js";
 import { bars } from "./bars.js";
-import { copies, placeOf, python, shell } from "./copy.js";
+import { copies, flags, placeOf, python, shell } from "./copy.js";
 import { button, field, h, panel, replaceContent } from "./dom.js";
 import { percent, plural } from "./format.js";
+import { givenKeyword, givenText } from "./given.js";
 import { inline, readAs, unknownSentence } from "./text.js";
 
 /**
@@ -54,11 +55,13 @@ export class WordsPanel {
   /**
    * @param {Context} context
    * @param {ModelInfo} model
+   * @param {import("./generate.js").Dials} dials
    * @param {ReadonlySet<string>|null} known
    */
-  constructor(context, model, known) {
+  constructor(context, model, dials, known) {
     this.context = context;
     this.model = model;
+    this.dials = dials;
     this.known = known;
     this.ask = api.latest(context.signal);
     const knowsExample = known === null || [...EXAMPLE].every((char) => char === "_" || known.has(char));
@@ -90,12 +93,13 @@ export class WordsPanel {
   code() {
     const place = placeOf(this.model);
     const text = this.input.value;
+    const { given } = this.dials.values();
     const [command, name, flag] = GAP.test(text)
       ? ["fill", "fill_words", ""]
       : ["complete", "complete_words", this.model.text ? "" : " --words"];
     return {
-      command: `kamon ${command} ${shell(place)} ${shell(text)}${flag}`,
-      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nkamon.${name}(model, ${python(text)})`,
+      command: `kamon ${command} ${shell(place)} ${shell(text)}${flag}${flags({ given: givenText(given) })}`,
+      python: `import kamon\n\nmodel = kamon.load(${python(place)})\nkamon.${name}(model, ${python(text)}${givenKeyword(given)})`,
     };
   }
 
@@ -110,7 +114,8 @@ export class WordsPanel {
     }
     const text = parts.map((part) => part.text).join("____");
     try {
-      const answer = await this.ask((signal) => api.words({ model: model.id, text, n: NUM_WORDS }, signal));
+      const { given } = this.dials.values();
+      const answer = await this.ask((signal) => api.words({ model: model.id, text, n: NUM_WORDS, given }, signal));
       this.show(answer);
     } catch (error) {
       if (!api.isAbort(error)) context.fail(error, this.errors);
