@@ -355,4 +355,4 @@ def drawn(model: LanguageModel, request: SampleRequest, number: int) -> Language
     """Return the model of document `number`: a mixture of classes first draws one of them."""
     draw = getattr(model, "drawn", None)
     u = partial(uniform, request.seed, number)
-    return draw(u, (request.bos,)) if draw else model
+    return draw(u) if draw else model
