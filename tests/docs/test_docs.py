@@ -87,6 +87,26 @@ def shell(tmp_path: Path, session_folder: Path) -> Shell:
     return Shell(folder, session_folder / "docs")
 
 
+def test_training_runs_once_for_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        shutil.copy(folder / "a.txt", folder / "model")
+        return subprocess.CompletedProcess(command, 0, "done\n")
+
+    monkeypatch.setattr(refresh_docs, "run", run)
+    for number, content in enumerate(["anna", "anna", "nora"]):
+        (folder := tmp_path / str(number)).mkdir()
+        (folder / "a.txt").write_text(content)
+        shell = Shell(folder, tmp_path / "shared")
+        assert shell.run("kamon train a.txt  # a list") == (0, "done\n")
+        assert (folder / "model").read_text() == content
+    assert len(ran) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", transcripts(), ids=lambda block: block[-1].command)
 def test_transcripts(block: list[Example], shell: Shell) -> None:
