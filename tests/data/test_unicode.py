@@ -392,7 +392,7 @@ class Writes:
         vocab_size = self.config.vocab_size
 
         def pushed(_: int) -> list[float]:
-            written = next(left)
+            written = next(left, self.tokens[-1])
             return [10.0 * (token == written) for token in range(vocab_size)]
 
         return SimpleNamespace(push=pushed)
