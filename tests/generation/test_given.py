@@ -39,7 +39,7 @@ from kamon.generation.given import (
     without_first,
 )
 from kamon.generation.lookahead import guided_document, guided_documents, make_guide, survey, unroll
-from kamon.generation.sampling import SampleRequest, probabilities, sample_document
+from kamon.generation.sampling import SampleRequest, probabilities, sample_one_by_one
 from kamon.native import library
 from kamon.ngrams.native import count_ngram
 
@@ -237,12 +237,9 @@ def test_fused_samples_equal_those_of_python(seed: int) -> None:
     first = rng.choice([0, 3, 2**40])
     n = rng.choice([0, 1, 50])
     bos = model.config.vocab_size - 1
-    wanted = []
-    for index in range(first, first + n):
-        u = partial(uniform, seed, index)
-        wanted.append(sample_document(model.drawn(u), bos, temperature, u))
+    wanted = sample_one_by_one(model, SampleRequest(n, temperature, seed, bos, first))
     made = model.sample(n, temperature, seed, bos, first)
-    assert list(map(list, made)) == wanted
+    assert list(map(list, made)) == list(map(list, wanted))
 
 
 @needs_native
@@ -255,13 +252,14 @@ def test_fused_samples_under_conditions_equal_those_of_python(seed: int) -> None
     trellis, everything = (unroll(Automaton(each), tokenizer, room) for each in (term, ALL))
     assert trellis
     assert everything
-    request = SampleRequest(60, 0.9, seed, BOS, first=7 * seed)
+    top_k, top_p = [(None, 1.0), (2, 1.0), (None, 0.8)][seed % 3]
+    request = SampleRequest(60, 0.9, seed, BOS, first=7 * seed, top_k=top_k, top_p=top_p)
     contexts = survey(model, replace(request, n=40, first=0), everything, trellis)
     guide = make_guide(trellis, contexts)
     learned = [copy.deepcopy(contexts), copy.deepcopy(contexts)]
-    made, weights = guided_documents(model, request, guide, None, learned[0])
+    made, weights = guided_documents(model, request, guide, learned[0])
     numbers = range(request.first, request.first + request.n)
-    wanted = [guided_document(model, request, guide, i, None, learned[1]) for i in numbers]
+    wanted = [guided_document(model, request, guide, i, learned[1]) for i in numbers]
     assert list(map(list, made)) == [tokens for tokens, _ in wanted]
     assert weights.tolist() == pytest.approx([weight for _, weight in wanted], rel=NEAR)
     assert learned[0].sums.tolist() == pytest.approx(learned[1].sums.tolist(), rel=NEAR)
