@@ -77,7 +77,7 @@ def test_samples_with_conditions_are_text(
     """Those of slow engines are the same if they learn from as many candidates."""
     monkeypatch.setattr(constraints, "SURVEY", 40)
     monkeypatch.setattr(constraints, "SLOW", 1.0)
-    monkeypatch.setattr(lookahead, "STAGES", ((20, 0.05, 1 << 40),))
+    monkeypatch.setattr(lookahead, "STAGES", (lookahead.Stage(20, 0.05, 1 << 40),))
     made = [by(model, name).sample(8, temperature=1.0, seed=5, **conditions) for name in ENGINES]
     assert made[0]
     assert all(map(is_text, made[0]))

@@ -30,7 +30,7 @@ from kamon.web.services.workers import Stop, Stopped, WorkerPool
 
 pytestmark = pytest.mark.extra
 CLASS = 30
-IN_VAIN = {"n": 10, "top_k": 1, "unique": True}  # all candidates are the same
+IN_VAIN = {"n": 10, "top_p": 1e-9, "unique": True}  # all candidates are the same
 SHORT = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 5}
 
 
@@ -171,7 +171,7 @@ def test_a_search_ends_by_time_and_says_so(model: Model) -> None:
         lambda _: frozenset(),
     )
     assert (found.ended, len(found.samples)) == ("time", 1)
-    assert 0 < found.tried < 20_000
+    assert found.tried > 0
     for how, ended in (({"n": 5}, "n"), ({"n": 5, "temperature": 0.0, **IN_VAIN}, "tried")):
         body = SampleBody(model="m", **how)  # type: ignore[arg-type]
         assert samples_of(model, body, Limits(), Stop(), lambda _: frozenset()).ended == ended

@@ -203,9 +203,9 @@ class NativeEngine:
         num_choices = c.vocab_size if num_choices is None else num_choices
         if not 0 <= bos < num_choices <= c.vocab_size:
             raise ValueError(f"token {bos} is outside the vocabulary of {num_choices}")
-        numbers = checked_numbers(n, first, numbers)
         mixture = Mixture(self, parts or [SamplePart(1.0, (bos,))])
         tokens, offsets = zeros(n * c.block_size, "i"), zeros(n + 1, "q")
+        numbers = checked_numbers(n, first, numbers)
         error = self._run(
             *("sample", len(tokens) * len(mixture), None),
             *(address(numbers), n, temperature, seed & MASK64, bos, num_choices),
@@ -237,9 +237,9 @@ class NativeEngine:
         check_samples(n, temperature, first)
         if counts is not None and len(counts) < len(guide.after):
             raise ValueError(f"{len(counts)} counts for {len(guide.after)} tokens after contexts")
-        numbers = checked_numbers(n, first, numbers)
         mixture = Mixture(self, parts or [SamplePart(1.0, (guide.bos,))])
         tokens, offsets, weights = zeros(n * c.block_size, "i"), zeros(n + 1, "q"), zeros(n)
+        numbers = checked_numbers(n, first, numbers)
         error = self._run(
             *("sample_guided", len(tokens) * len(mixture), None),
             *(address(numbers), n, temperature, seed & MASK64),
@@ -377,7 +377,10 @@ class Mixture:
 
 
 def checked_numbers(n: int, first: int, numbers: array[int] | None) -> array[int]:
-    """Return the numbers of n samples: those given, or those from `first` on."""
+    """Return the numbers of n samples: those given, or those from `first` on.
+
+    Call it after the check that there is memory for n samples.
+    """
     if numbers is None:
         return array("q", range(first, first + n))
     check_numbers("numbers", numbers, "q")
