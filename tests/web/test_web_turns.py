@@ -30,7 +30,7 @@ from kamon.web.services.workers import Stop, Stopped, WorkerPool
 
 pytestmark = pytest.mark.extra
 CLASS = 30
-IN_VAIN = {"n": 10, "top_p": 1e-9, "unique": True}  # all candidates are the same
+IN_VAIN = {"n": 10_000, "max_len": 3, "unique": True}  # more than there are
 SHORT = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 5}
 
 
@@ -170,8 +170,8 @@ def test_a_search_ends_by_time_and_says_so(model: Model) -> None:
         *(model, SampleBody(model="m", **IN_VAIN), Limits(), Stop(0.1)),
         lambda _: frozenset(),
     )
-    assert (found.ended, len(found.samples)) == ("time", 1)
-    assert found.tried > 0
+    assert found.ended == "time"
+    assert len(found.samples) < IN_VAIN["n"]
     for how, ended in (({"n": 5}, "n"), ({"n": 5, "temperature": 0.0, **IN_VAIN}, "tried")):
         body = SampleBody(model="m", **how)  # type: ignore[arg-type]
         assert samples_of(model, body, Limits(), Stop(), lambda _: frozenset()).ended == ended
@@ -207,7 +207,7 @@ def test_everybody_else_is_answered_during_a_search(server: Server) -> None:
     for thread in threads:
         thread.join()
     for status, found in answers:
-        assert (status, found["ended"], len(found["samples"])) == (200, "time", 1)
+        assert (status, found["ended"]) == (200, "time")
 
 
 def test_the_list_of_models_waits_for_nobody(model: Model, tmp_path: Path) -> None:
