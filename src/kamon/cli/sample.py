@@ -85,7 +85,7 @@ DETAILS = {
 def add_arguments(parser: Parser) -> None:
     options(parser, OPTIONS, length=argparse.SUPPRESS)
     group = parser.add_argument_group(
-        "conditions", "lengths are in code points: ö has 1, 👩‍🔧 has 3"
+        "conditions", "a character is what people see as one: ö, कि and 👩‍🔧 are one each"
     )
     absent: dict[str, Any] = {name_of(usage): argparse.SUPPRESS for usage in CONDITIONS}
     absent["top_p"] = {"type": number, "default": argparse.SUPPRESS}

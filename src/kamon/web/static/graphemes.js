@@ -12,7 +12,7 @@ export function graphemes(text) {
 }
 
 /**
- * Returns the first characters of a text that have at most so many code points.
+ * Returns the first characters of a text, up to `max` code points in all.
  * @param {string} text
  * @param {number} max
  */
