@@ -288,7 +288,7 @@ def fill_words(
             "the pattern has no gap for a word", "write ____ with spaces around it for a word"
         )
     gap = replace(gap, ends=not model.writes_text)
-    among = list(map(model.tokenizer.normal, among))
+    among = list(dict.fromkeys(map(model.tokenizer.normal, among)))
     for word in among:
         if not WORD.fullmatch(word):
             raise ConfigError(f"{word!r} is not one word")

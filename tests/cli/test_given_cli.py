@@ -203,5 +203,7 @@ def test_score_by_with_unknown_characters(people: Path, tmp_path: Path, kamon: K
     lines.write_text("bänna\nбанна\nlulo\n", encoding="utf-8")
     skipped = kamon("score", people, lines, "--by=sex", "--unknown=skip")
     assert len(skipped.out.splitlines()) == 1
-    replaced = kamon("score", people, lines, "--by=sex", "--unknown=replace")
+    assert "Left out 2 lines with unknown characters: line 1, 2\n" in skipped.err
+    replaced = kamon("score", people, lines, "--by=sex")
     assert len(replaced.out.splitlines()) == 2
+    assert "no close known character: line 2\n" in replaced.err

@@ -686,8 +686,8 @@ def test_shortfalls(model: Path, kamon: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert none.err.startswith("error: max_len 1 and regex 'aa' contradict each other: no text of")
     known = kamon("sample", model, "--regex", "anna")
     assert known.err == (
-        "error: every entry that satisfies the conditions is in the list or excluded: 1\n"
-        "hint: leave out novel (--copies) or exclude\n"
+        "error: every entry that satisfies the conditions is in the list or excluded (1)\n"
+        "hint: to get entries of the list, use --copies (in Python, leave out novel)\n"
     )
     assert kamon("sample", model, "--regex", "anna", "--copies", "-n", 2).out == "anna\nanna\n"
 

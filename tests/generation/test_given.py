@@ -338,8 +338,9 @@ def test_parse_given_refuses(text: str) -> None:
         ("country=x:nan", "the share of country=x must be above 0"),
         ({"country": {"x": "1"}}, "the share of country=x must be a number"),
         ({"country": {}}, "no country is given"),
-        ({"country": 7}, "the model knows no country 7"),
+        ({"country": 7}, "the values of country must be text or a mapping"),
         (["country"], "given must be a mapping"),
+        ({"country": ["x", "y"]}, "the values of country must be text or a mapping"),
         ("country=z,sex=f", "the table has no entry with country=z and sex=f"),
     ],
 )

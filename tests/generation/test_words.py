@@ -248,6 +248,20 @@ def test_words_of_the_model_are_blended_with_those_of_its_ngram(
     assert fill_words(text_model, gap, 3).words[0].text == found.words[0].text
 
 
+def test_words_asked_for_stay_and_count_once(text_model: Model) -> None:
+    once = fill_words(text_model, "she had a ____ of tea", among=["cup", "pepo"])
+    assert {word.text for word in once.words} == {"cup", "pepo"}
+    twice = fill_words(text_model, "she had a ____ of tea", among=["cup", "cup", "pepo"])
+    assert twice == once
+
+
+def test_long_lines_of_a_text_are_possible(text_model: Model) -> None:
+    line = "she had a cup of tea " * text_model.config.block_size
+    (found,) = score(text_model, [line], unknown="zero")
+    assert found.cut
+    assert math.isfinite(found.logprob)
+
+
 def test_an_ngram_of_words_needs_a_blend(text_model: Model, char_model: Model) -> None:
     assert char_model.word_ngram is None  # it has no blend
     model = train(SENTENCES * 9, num_steps=5, tokenizer="bpe", vocab_size=265)

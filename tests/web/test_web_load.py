@@ -134,13 +134,13 @@ def p99(found: list[float]) -> float:
 def test_most_of_what_it_can(server: Server) -> None:
     """What it can is what it could before: where other tests took a core since, look again."""
     body = json.dumps(SIXTEEN).encode()
-    seconds = times(4, 300)
+    seconds, longest = times(4, 300), times(5, 0.25)
     for _ in range(times(4, 1)):
         capacity = asyncio.run(as_fast_as_it_goes(server.port, body, 2, 16))
         asyncio.run(at_a_rate(server.port, body, times(1, 20), 0.7 * capacity))
         before = server.memory()
         found, statuses = asyncio.run(at_a_rate(server.port, body, seconds, 0.7 * capacity))
-        if set(statuses) == {200}:
+        if set(statuses) == {200} and p99(found) < longest:
             break
     print(
         f"capacity {capacity:.0f}/s; {dict(statuses)}; p99 {1000 * p99(found):.0f} ms; memory "
@@ -148,7 +148,7 @@ def test_most_of_what_it_can(server: Server) -> None:
     )
     assert set(statuses) == {200}
     assert len(found) > (0.6 if STRICT else 0.2) * capacity * seconds
-    assert p99(found) < (0.25 if STRICT else 5)
+    assert p99(found) < longest
     assert server.memory() < (1.05 if STRICT else 1.15) * before  # few requests: pools still grow
 
 

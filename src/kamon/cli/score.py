@@ -82,7 +82,7 @@ EXAMPLES = """\
 kamon score names new.txt --top 20           # the 20 most unusual lines
 kamon score names new.txt --threshold 6      # all lines above 6 bits per character
 echo xqzz | kamon score names                # one entry
-kamon score people new.csv --by country      # the most likely country of each line
+kamon score people new.txt --by country      # the most likely country of each line
 kamon score book chapter.txt --per sentence  # each sentence of a text
 """
 
@@ -288,11 +288,14 @@ def print_classes(args: Args, model: Model) -> int:
     if not args.json and sys.stdout.isatty():
         say(f"{'probability':>11}  {args.by:12} text")
     for lines in stream_entries(args.file, **reading(args), on_note=say):
-        texts = list(filter(None, (line[:MAX_LINE].strip() for line in lines)))
+        stripped = [line[:MAX_LINE].strip() for line in lines]
+        texts = list(filter(None, stripped))
         try:
             found = classify_list(model, texts, args.by, unknown=args.unknown)
         except TokenizerError as error:
             raise located(error, args, model, lines, counts.lines) from None
+        if len(found) < len(texts):
+            note_left_out(model.tokenizer, stripped, counts, replace=args.unknown == "replace")
         counts.lines += len(lines)
         counts.texts += len(texts)
         counts.scored += len(found)
@@ -329,7 +332,8 @@ def say_counts(args: Args, model: Model, counts: Counts) -> None:
     if counts.replaced:
         say(f"{count(counts.replaced, 'line')} scored with the closest known characters")
     if counts.cut:
-        how = "probability 0" if args.unknown == "zero" else "scored in overlapping windows"
+        zero = args.unknown == "zero" and not model.writes_text
+        how = "probability 0" if zero else "scored in overlapping windows"
         size = f"{model.config.block_size - 1} {model.tokenizer.unit}s"
         say(f"{count(counts.cut, 'line')} longer than {size}: {how}")
     if counts.long:

@@ -211,7 +211,7 @@ def score_list(
     whole = pack_sequences(tokens[: block_size + 1] for tokens in batch) if any(cut) else batch
     logprobs, places = document_logprobs(reader, whole)
     for place in compress(range(len(batch)), cut):
-        if unknown == "zero":
+        if unknown == "zero" and edge in (None, tokenizer.bos):  # no model of a list can write it
             logprobs[place], places[place] = -math.inf, block_size - 1
         else:
             logprobs[place], places[place] = long_logprob(reader, batch.document(place))

@@ -486,8 +486,9 @@ def trellis_of(
         trellis = unroll(others, tokenizer, room, chars)
     if most == 0 or trellis is None:
         raise ConfigError(
-            f"every entry that satisfies the conditions is in the list or excluded: {len(known):,}",
-            "leave out novel (--copies) or exclude",
+            "every entry that satisfies the conditions is in the list or excluded "
+            f"({len(known):,})",
+            "to get entries of the list, use --copies (in Python, leave out novel)",
         )
     return trellis, most
 

@@ -652,6 +652,11 @@ def checked_given(given: Given, known: Mapping[str, list[str]]) -> dict[str, dic
             raise ConfigError(
                 f"the model knows no column {column!r:.80}{suggestion(str(column), list(known))}"
             )
+        if not isinstance(values, str | Mapping):
+            raise ConfigError(
+                f"the values of {column} must be text or a mapping, not {values!r:.80}",
+                'such as {"fi": 0.5, "jp": 0.5} for a mix',
+            )
         shares = dict(values) if isinstance(values, Mapping) else {values: 1.0}
         for value, share in shares.items():
             if value not in known[column]:

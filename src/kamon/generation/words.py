@@ -229,7 +229,7 @@ class WordSearch:
         self.tree: Branches = branches_of(model)
         self.max_reads = max_reads
         self.reads = self.size = 0
-        self.least = 1e-12 if among else 0.01 / max_reads  # of a beginning
+        self.least = 1e-300 if among else 0.01 / max_reads  # of a beginning
         text = gap.before + gap.stem
         self.fixed = self.fixed_tokens(text)
         read = spelling(tokenizer, self.fixed)
@@ -384,14 +384,16 @@ class WordSearch:
     def with_after(self) -> dict[str, float]:
         """Return log p of the words found and of what follows the gap.
 
-        It reads that text after all of them, token by token, and drops those that no longer matter.
+        It reads that text after all of them, token by token, and drops those that no longer matter,
+        unless they are asked for.
         """
         found: dict[str, float] = {}
+        least = -math.inf if self.among else LEAST
         left = [item for item in map(self.begin_after, self.ends) if item]
         while left:
             left = [each for each in map(Ended.after_next, left) if each]
             most = max([item.log for item in left] + list(found.values()), default=0.0)
-            left = [item for item in left if item.log >= LEAST + most]
+            left = [item for item in left if item.log >= least + most]
             found |= {item.word: item.log for item in left if len(item.tokens) == 1}
             left = [item for item in left if len(item.tokens) > 1]
             rows = self.push([(item.node, item.tokens[0]) for item in left])
