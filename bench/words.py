@@ -25,7 +25,7 @@ from kamon.generation.words import WORD, Gap
 TRAINING = {"size": "large", "n_embd": 128, "num_steps": 3000}
 TOKENIZER = {"tokenizer": "bpe", "vocab_size": 4096}
 ORDER = 5
-EVERY = 24  # of so many sentences, one is for the test
+EVERY = 24  # one sentence in this many is for the test
 KAMON = "Kamon"
 
 

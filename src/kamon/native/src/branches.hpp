@@ -31,8 +31,8 @@ struct Branches {
         sampler({shape, layout, params.data}, workspace),
         held(size_t(shape.block_size) * NUM_LANES, -1) {}
 
-  // Adds n nodes, and writes the probability of each token after each node. Parents are numbers of earlier
-  // nodes of earlier calls, or −1 for a root.
+  // Adds n nodes, and writes the probability of each token after each node. Parents are nodes of
+  // earlier calls, or −1 for a root.
   int push(int n, const int32_t* new_parents, const int32_t* tokens, double* rows) {
     const int first = int(parents.size());
     for (int i = 0; i < n; i++) {

@@ -71,51 +71,16 @@ class Sampler {
 
   // Turns the logits into running sums of probabilities, which need not reach 1.
   void accumulate(double temperature) {
-    const double scale = 1 / temperature;
-    const Real factor = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
-    for (int j = 0; j < NUM_LANES; j += L) {
-      Real* logits = workspace.logits.data + j;
-      Vec top = load(logits);
-      for (int o = 1; o < num_choices; o++)
-        top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
-      const bool greedy = scale > 1e6 && near_greedy(logits, scale);
-      Vec total = {};
-      for (int o = 0; o < num_choices; o++) {
-        Real* row = logits + ptrdiff_t(o) * NUM_LANES;
-        const Vec logit = load(row);
-        if (greedy)
-          total = logit == top ? splat(Real(1)) : total;
-        else
-          total += vexp((logit - top) * factor);
-        store(row, total);
-      }
-    }
+    each_probability(temperature, [](Real* row, Vec, Vec total) { store(row, total); });
   }
 
   // Turns the logits into probabilities up to a factor, whose totals are returned for each lane.
   void exponentiate(double temperature, Real* totals) {
-    const double scale = 1 / temperature;
-    const Real factor = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
-    for (int j = 0; j < NUM_LANES; j += L) {
-      Real* logits = workspace.logits.data + j;
-      Vec top = load(logits);
-      for (int o = 1; o < num_choices; o++)
-        top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
-      const bool greedy = scale > 1e6 && near_greedy(logits, scale);
-      Vec total = {};
-      for (int o = 0; o < num_choices; o++) {
-        Real* row = logits + ptrdiff_t(o) * NUM_LANES;
-        const Vec logit = load(row);
-        Vec p;
-        if (greedy)
-          p = ((logit == top) & (total == Vec{})) ? splat(Real(1)) : Vec{};  // the first one
-        else
-          p = vexp((logit - top) * factor);
-        store(row, p);
-        total += p;
-      }
-      store(totals + j, total);
-    }
+    const Real* first = workspace.logits.data;
+    each_probability(temperature, [&](Real* row, Vec p, Vec total) {
+      store(row, p);
+      store(totals + (row - first) % NUM_LANES, total);
+    });
   }
 
   // After `accumulate`: the next token of each lane, the same as in Python's sampler. u: the random
@@ -185,6 +150,32 @@ class Sampler {
         const size_t row = (size_t(i) * shape.block_size + place) * shape.n_embd;
         for (int f = 0; f < shape.n_embd; f++) visit(cache[(row + f) * NUM_LANES + lane]);
       }
+  }
+
+  // Calls visit(row, p, total) for each token and L lanes: p up to a factor, and the sum so far.
+  template <class Visit>
+  void each_probability(double temperature, const Visit& visit) {
+    const double scale = 1 / temperature;
+    const Real factor = Real(std::min(scale, double(std::numeric_limits<Real>::max())));
+    for (int j = 0; j < NUM_LANES; j += L) {
+      Real* logits = workspace.logits.data + j;
+      Vec top = load(logits);
+      for (int o = 1; o < num_choices; o++)
+        top = vmax(load(logits + ptrdiff_t(o) * NUM_LANES), top);
+      const bool greedy = scale > 1e6 && near_greedy(logits, scale);
+      Vec total = {};
+      for (int o = 0; o < num_choices; o++) {
+        Real* row = logits + ptrdiff_t(o) * NUM_LANES;
+        const Vec logit = load(row);
+        Vec p;
+        if (greedy)
+          p = ((logit == top) & (total == Vec{})) ? splat(Real(1)) : Vec{};  // the first one
+        else
+          p = vexp((logit - top) * factor);
+        total += p;
+        visit(row, p, total);
+      }
+    }
   }
 
   void fill_chunk() {
